@@ -1,0 +1,92 @@
+// swift-tools-version: 6.2
+// Martlet: one package, one binary. The order below is the order of the
+// arrows: a target may depend only on targets above it (scripts/check-imports).
+import PackageDescription
+
+let settings: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+func target(
+  _ name: String, _ dependencies: [Target.Dependency] = [], extra: [SwiftSetting] = []
+) -> Target {
+  .target(name: name, dependencies: dependencies, swiftSettings: settings + extra)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .testTarget(name: name + "Tests", dependencies: dependencies, swiftSettings: settings)
+}
+
+let package = Package(
+  name: "martlet",
+  products: [.executable(name: "martlet", targets: ["martlet"])],
+  targets: [
+    // C shims and system libraries.
+    .target(name: "CLinux"),
+    .systemLibrary(name: "COpenSSL", pkgConfig: "libssl", providers: [.apt(["libssl-dev"])]),
+    .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
+
+    // Core: bytes and time in, values out.
+    target("Bytes", extra: [.enableExperimentalFeature("Lifetimes")]),
+    target("Crypto", ["Bytes", "COpenSSL"]),
+    target("WireGuard", ["Bytes", "Crypto"]),
+    target("Mux", ["Bytes"]),
+    target("Paths", ["Bytes"]),
+    target("Relay", ["Bytes", "Mux"]),
+    target("Signaling", ["Bytes", "Crypto"]),
+    target("Tunnels", ["Bytes"]),
+    target(
+      "NodeCore",
+      ["Bytes", "Crypto", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels"]),
+    target("ServerCore", ["Bytes", "Crypto", "Mux", "Relay", "Signaling"]),
+    target(
+      "Simulation",
+      [
+        "Bytes", "Crypto", "WireGuard", "Mux", "Paths", "Relay", "Signaling", "Tunnels",
+        "NodeCore", "ServerCore",
+      ]),
+
+    // Drivers: sockets, TLS, files.
+    target("Reactor", ["Bytes", "CLinux"]),
+    target("TLS", ["Bytes", "COpenSSL"]),
+    target("HTTP", ["Bytes"]),
+    target("Storage", ["Bytes", "CSQLite"]),
+    target("CommandLine", ["Bytes", "Crypto", "CLinux"]),
+    target(
+      "Agent",
+      [
+        "Bytes", "Crypto", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels", "NodeCore",
+        "Reactor", "TLS", "HTTP", "CommandLine",
+      ]),
+    target(
+      "Server",
+      [
+        "Bytes", "Crypto", "Mux", "Relay", "Signaling", "ServerCore", "Reactor", "TLS", "HTTP",
+        "Storage", "CommandLine",
+      ]),
+    .executableTarget(
+      name: "martlet",
+      dependencies: ["Bytes", "Crypto", "CLinux", "Reactor", "HTTP", "CommandLine", "Agent", "Server"],
+      swiftSettings: settings),
+
+    // Tests.
+    tests("Bytes", ["Bytes"]),
+    tests("Crypto", ["Bytes", "Crypto"]),
+    tests("WireGuard", ["Bytes", "Crypto", "WireGuard"]),
+    tests("Mux", ["Bytes", "Mux"]),
+    tests("Paths", ["Bytes", "Paths"]),
+    tests("Relay", ["Bytes", "Mux", "Relay"]),
+    tests("Signaling", ["Bytes", "Crypto", "Signaling"]),
+    tests("Tunnels", ["Bytes", "Tunnels"]),
+    tests("Simulation", ["Bytes", "Crypto", "Mux", "NodeCore", "ServerCore", "Simulation"]),
+    tests("Reactor", ["Bytes", "Reactor"]),
+    tests("TLS", ["Bytes", "TLS"]),
+    tests("HTTP", ["Bytes", "HTTP"]),
+    tests("Storage", ["Bytes", "Storage"]),
+    tests("CommandLine", ["Bytes", "Crypto", "CommandLine"]),
+    tests("Agent", ["Bytes", "Agent", "Server"]),
+  ]
+)
