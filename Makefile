@@ -1,0 +1,60 @@
+# Martlet. `make demo` and `make test` are all a newcomer needs: each installs
+# what is missing, builds, and works. Every other target is listed by `make help`.
+
+SHELL := /bin/bash
+PREFIX ?= /usr/local
+SWIFT_FLAGS := -c release
+NAMES := inp2ps inp2pc ztm
+
+.PHONY: help build test demo bench fuzz static install format check-format soak clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make build    bin/martlet and its names inp2ps, inp2pc, ztm
+build:
+	@scripts/ensure-packages build
+	@swift build $(SWIFT_FLAGS) --static-swift-stdlib --product martlet
+	@scripts/place-binaries .build/release/martlet bin
+
+## make test     everything a change must pass (under 20 minutes on 2 cores)
+test:
+	@scripts/test
+
+## make demo     a file through a tunnel between two agents, its path cut and healed
+demo: build
+	@scripts/ensure-packages demo
+	@scripts/demo
+
+## make bench    speed as ratios against limit programs in the same run
+bench: build
+	@scripts/ensure-packages bench
+	@Benchmarks/run
+
+## make fuzz     every decoder, SECONDS=180 each, two at a time
+fuzz:
+	@scripts/ensure-packages build
+	@Fuzz/run
+
+## make soak     the simulator over many seeds (SEEDS=2000)
+soak:
+	@scripts/ensure-packages build
+	@scripts/soak
+
+## make static   fully static binaries in bin/static, checked in an empty chroot
+static:
+	@scripts/ensure-packages build
+	@scripts/build-static
+
+## make install  the binaries into $(PREFIX)/bin
+install: build
+	@install -d $(DESTDIR)$(PREFIX)/bin
+	@for name in martlet $(NAMES); do install -m 755 bin/martlet $(DESTDIR)$(PREFIX)/bin/$$name; done
+	@echo "installed martlet $(NAMES) in $(DESTDIR)$(PREFIX)/bin"
+
+## make format   swift format over all sources
+format:
+	@swift format --in-place --recursive --parallel Sources Tests Fuzz Package.swift
+
+clean:
+	@rm -rf .build bin
