@@ -121,7 +121,7 @@ public enum CarrierFailure: Error, Equatable, Sendable {
 /// at the end of a full buffer. At most one frame more than the owner appended
 /// at a time is held (64 KB).
 public struct CarrierDecoder {
-  @usableFromInline var buffer = ByteQueue()
+  @usableFromInline var buffer = ContiguousQueue()
   @usableFromInline var failure: CarrierFailure?
 
   public init() {}
@@ -149,7 +149,7 @@ public struct CarrierDecoder {
   ) throws(CarrierFailure) -> Bool {
     if let failure { throw failure }
     guard buffer.count >= CarrierFrame.headBytes else { return false }
-    let head: Result<CarrierFrame?, CarrierFailure> = buffer.withBytes { bytes in
+    let head: Result<CarrierFrame?, CarrierFailure> = buffer.withBytes(0..<CarrierFrame.headBytes) { bytes in
       do throws(CarrierFailure) {
         return .success(try CarrierFrame(headOf: bytes))
       } catch {
