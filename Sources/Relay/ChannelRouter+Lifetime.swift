@@ -1,0 +1,126 @@
+/// How channels get their numbers, end, and give their memory back.
+#if canImport(Bytes)
+  package import Bytes
+#endif
+
+extension ChannelRouter {
+  /// How often idle queues and channels are looked for.
+  static var sweepInterval: TimeAmount { .seconds(1) }
+
+  // A number is slot(16) | generation(15), the top bit clear (UDP relay frames
+  // will set it). The generation keeps late packets of an ended channel out of
+  // the next one in its slot. Numbers are never 0: slot 0 is not used.
+
+  mutating func takeNumber(leg: Int32, channel: Int32) -> UInt32? {
+    let i = Int(leg)
+    let slot: Int
+    if let free = legs[i].freeSlots.popLast() {
+      slot = Int(free)
+    } else {
+      if legs[i].slots.isEmpty { legs[i].slots.append(-1) }
+      guard legs[i].slots.count <= limits.channelsPerLeg, legs[i].slots.count <= 0xffff else {
+        return nil
+      }
+      slot = legs[i].slots.count
+      legs[i].slots.append(-1)
+    }
+    legs[i].slots[slot] = channel
+    legs[i].generation = (legs[i].generation + 1) & 0x7fff
+    return UInt32(slot) | legs[i].generation << 16
+  }
+
+  mutating func releaseNumber(leg: Int32, number: UInt32) {
+    let slot = Int(number & 0xffff)
+    guard slot < legs[Int(leg)].slots.count else { return }
+    legs[Int(leg)].slots[slot] = -1
+    legs[Int(leg)].freeSlots.append(UInt16(slot))
+  }
+
+  /// Tells both legs: SYN with the other leg's kind and the largest packet.
+  mutating func announce(_ slot: Int32) {
+    let channel = channels[Int(slot)]
+    for (leg, other, number) in [
+      (channel.legA, channel.legB, channel.numberA), (channel.legB, channel.legA, channel.numberB),
+    ] {
+      var data = [legs[Int(other)].kind.rawValue]
+      data.appendUInt16(UInt16(channel.largestPacket))
+      queueControl(leg: leg, number: number, flags: RelayFlags.syn, data: data)
+    }
+  }
+
+  mutating func queueControl(leg: Int32, number: UInt32, flags: UInt8, data: [UInt8]) {
+    let i = Int(leg)
+    guard legs[i].isOpen else { return }
+    guard legs[i].control.count - legs[i].controlSent < limits.controlFrames else {
+      // A leg that reads nothing while thousands of channels come and go.
+      misbehaves(leg)
+      return
+    }
+    legs[i].control.append(RelayControlFrame(number: number, flags: flags, data: data))
+    signal(leg)
+  }
+
+  mutating func misbehaves(_ leg: Int32) {
+    guard legs[Int(leg)].violations != .max else { return }
+    legs[Int(leg)].violations = .max
+    events.append(.legMisbehaves(connection: legs[Int(leg)].connection))
+  }
+
+  /// Ends a channel: both queues are thrown away, memory goes back, and each
+  /// leg but the one that ended it gets FIN (RST if the other sent RST).
+  mutating func end(_ slot: Int32, _ ending: ChannelEnding, by leg: Int32?) {
+    let channel = channels[Int(slot)]
+    guard channel.isOpen else { return }
+    channels[Int(slot)].isOpen = false
+    for flow in [2 * slot, 2 * slot + 1] { flush(flow) }
+    var flags = RelayFlags.fin
+    if case .reset = ending { flags = RelayFlags.rst }
+    if channel.legA != leg {
+      queueControl(leg: channel.legA, number: channel.numberA, flags: flags, data: [])
+    }
+    if channel.legB != leg {
+      queueControl(leg: channel.legB, number: channel.numberB, flags: flags, data: [])
+    }
+    releaseNumber(leg: channel.legA, number: channel.numberA)
+    releaseNumber(leg: channel.legB, number: channel.numberB)
+    meshes[Int(channel.mesh)].channels -= 1
+    openChannelCount -= 1
+    freeChannels.append(slot)
+    events.append(.channelEnded(ChannelID(slot: slot, serial: channel.serial), ending))
+  }
+
+  private mutating func flush(_ flow: Int32) {
+    let i = Int(flow)
+    unlink(flow)
+    let dropped = UInt64(flows[i].queue.count)
+    flows[i].statistics.flushed += dropped
+    statistics.packetsDropped += dropped
+    releaseMemory(flow)
+  }
+
+  private mutating func releaseMemory(_ flow: Int32) {
+    queueMemory -= flows[Int(flow)].queue.capacity
+    flows[Int(flow)].queue.removeAll()
+  }
+
+  /// The next instant at which `advance` has something to do.
+  package var nextDeadline: Instant { min(grantDeadline, sweepDeadline) }
+
+  /// Hands out what the cap allows by now, and once a second closes idle
+  /// channels and takes back the memory of idle queues.
+  package mutating func advance(to now: Instant) {
+    if now >= grantDeadline { share(now: now) }
+    guard now >= sweepDeadline else { return }
+    for slot in channels.indices where channels[slot].isOpen {
+      if now - channels[slot].lastUsed >= limits.idleTime {
+        end(Int32(slot), .idle, by: nil)
+      } else if now - channels[slot].lastUsed >= Self.sweepInterval {
+        for flow in [2 * slot, 2 * slot + 1]
+        where flows[flow].queue.isEmpty && flows[flow].queue.capacity > 0 {
+          releaseMemory(Int32(flow))
+        }
+      }
+    }
+    sweepDeadline = openChannelCount > 0 ? now + Self.sweepInterval : .distantFuture
+  }
+}

@@ -1,0 +1,141 @@
+/// Packets in: from a leg into the queue of the other direction.
+#if canImport(Bytes)
+  package import Bytes
+#endif
+
+/// Flags of the 7-byte header, as INP2P has them (docs/protocol/carrier.md).
+enum RelayFlags {
+  static let syn: UInt8 = 0x01
+  static let fin: UInt8 = 0x02
+  static let data: UInt8 = 0x04
+  static let ping: UInt8 = 0x08
+  static let pong: UInt8 = 0x10
+  static let rst: UInt8 = 0x20
+}
+
+extension ChannelRouter {
+  /// Whole frames from a leg: one binary message, or what a stream decoder
+  /// found. A message that ends inside a frame is nonsense from there on.
+  package mutating func receiveFrames(
+    connection: UInt32, _ message: RawSpan, now: Instant
+  ) {
+    guard let leg = legOfConnection[connection] else {
+      statistics.unknownLeg += 1
+      return
+    }
+    var reader = ByteReader(message)
+    while !reader.isAtEnd {
+      guard let number = reader.uint32(), let flags = reader.uint8(),
+        let length = reader.uint16(), let data = reader.bytes(Int(length))
+      else {
+        violation(leg)
+        return
+      }
+      if flags == RelayFlags.data {
+        forward(leg: leg, number: number, data, now: now)
+      } else {
+        control(leg: leg, number: number, flags: flags, data, now: now)
+      }
+    }
+  }
+
+  /// One sealed packet from a leg.
+  package mutating func receive(
+    connection: UInt32, channel number: UInt32, _ packet: RawSpan, now: Instant
+  ) {
+    guard let leg = legOfConnection[connection] else {
+      statistics.unknownLeg += 1
+      return
+    }
+    forward(leg: leg, number: number, packet, now: now)
+  }
+
+  private mutating func violation(_ leg: Int32) {
+    statistics.malformed += 1
+    guard legs[Int(leg)].violations != .max else { return }
+    legs[Int(leg)].violations += 1
+    if legs[Int(leg)].violations > limits.violationsPerLeg { misbehaves(leg) }
+  }
+
+  private func channelSlot(leg: Int32, number: UInt32) -> Int32? {
+    let slot = Int(number & 0xffff)
+    guard slot < legs[Int(leg)].slots.count else { return nil }
+    let channel = legs[Int(leg)].slots[slot]
+    guard channel >= 0 else { return nil }
+    let known = channels[Int(channel)]
+    // A leg joined to itself has both numbers in one table.
+    let isA = known.legA == leg && known.numberA == number
+    let isB = known.legB == leg && known.numberB == number
+    return isA || isB ? channel : nil
+  }
+
+  private mutating func forward(leg: Int32, number: UInt32, _ packet: RawSpan, now: Instant) {
+    guard let slot = channelSlot(leg: leg, number: number) else {
+      // Ordinary after a close: packets were under way. Not a violation.
+      statistics.unknownChannel += 1
+      return
+    }
+    channels[Int(slot)].lastUsed = now
+    let isFromA = channels[Int(slot)].numberA == number && channels[Int(slot)].legA == leg
+    let flow = isFromA ? 2 * slot + 1 : 2 * slot
+    let i = Int(flow)
+    let length = packet.byteCount
+    flows[i].statistics.packetsIn += 1
+    flows[i].statistics.bytesIn += UInt64(length)
+    guard length > 0, length <= channels[Int(slot)].largestPacket else {
+      flows[i].statistics.droppedSize += 1
+      statistics.packetsDropped += 1
+      return
+    }
+    let mesh = Int(flows[i].mesh)
+    if let quota = meshes[mesh].quota, meshes[mesh].used >= quota {
+      flows[i].statistics.droppedQuota += 1
+      statistics.packetsDropped += 1
+      return
+    }
+    let queue = flows[i].queue
+    guard let growth = queue.growth(for: length) else {
+      flows[i].statistics.droppedFull += 1
+      statistics.packetsDropped += 1
+      return
+    }
+    guard queueMemory + growth <= limits.totalQueueBytes else {
+      flows[i].statistics.droppedMemory += 1
+      statistics.packetsDropped += 1
+      return
+    }
+    queueMemory += growth
+    queue.append(packet, stamp: now)
+    if length > flows[i].largestSeen { flows[i].largestSeen = length }
+    if queue.byteCount > flows[i].statistics.highestQueuedBytes {
+      flows[i].statistics.highestQueuedBytes = queue.byteCount
+    }
+    if flows[i].stage == .idle { activate(flow, now: now) }
+  }
+
+  private mutating func control(
+    leg: Int32, number: UInt32, flags: UInt8, _ data: RawSpan, now: Instant
+  ) {
+    switch flags {
+    case RelayFlags.ping:
+      guard number == 0, data.byteCount <= 8 else { return violation(leg) }
+      legs[Int(leg)].pong = [UInt8](data)
+      signal(leg)
+    case RelayFlags.pong:
+      guard number == 0, data.byteCount <= 8 else { return violation(leg) }
+    case RelayFlags.fin, RelayFlags.rst:
+      guard let slot = channelSlot(leg: leg, number: number) else {
+        statistics.unknownChannel += 1
+        return
+      }
+      let channel = channels[Int(slot)]
+      // Joined to itself, a leg hears of the end on its other number.
+      end(
+        slot, flags == RelayFlags.fin ? .finished : .reset,
+        by: channel.legA == channel.legB ? nil : leg)
+    default:
+      // SYN comes from the relay only; combinations do not exist here.
+      violation(leg)
+    }
+  }
+}
