@@ -1,0 +1,128 @@
+/// What leaves: PONGs, PINGs and size probes, each past the rules that keep us
+/// from being a weapon.
+
+#if canImport(Bytes)
+  package import Bytes
+#endif
+
+extension PeerPaths {
+  enum Permission: Equatable {
+    case yes
+    /// Too much was sent to that address; there is room again at this instant.
+    case budget(Instant)
+    /// It is learnt and has not sent us enough.
+    case factor
+  }
+
+  /// The next packet to seal and send, or nil. `budget` is the one of the
+  /// whole node. Call until nil after every mutation.
+  package mutating func pollProbe(budget: inout ProbeBudget, now: Instant) -> PathProbe? {
+    guard hasSession else { return nil }
+    if let pong = nextPong(budget: &budget, now: now) { return pong }
+    for i in records.indices {
+      if records[i].wantsPing {
+        if let ping = nextPing(i, budget: &budget, now: now) { return ping }
+      }
+      if records[i].isUp {
+        if let probe = nextSizeProbe(i, now: now) { return probe }
+      }
+    }
+    return nil
+  }
+
+  /// Whether a packet of `bytes` may go to record `i` now; takes it from the
+  /// allowances when it may.
+  mutating func maySend(
+    _ i: Int, bytes: Int, budget: inout ProbeBudget, now: Instant
+  ) -> Permission {
+    guard records[i].isDatagram, !records[i].isUp else { return .yes }
+    let isLearnt = records[i].source == .fromPacket && !records[i].wasProven
+    if isLearnt,
+      records[i].unprovenSent + bytes > records[i].unprovenReceived * PathLimits.learntFactor
+    {
+      return .factor
+    }
+    let address = records[i].carrier.remote.address
+    guard budget.take(address, bytes: bytes, now: now) else {
+      return .budget(budget.nextFree(address, now: now))
+    }
+    records[i].unprovenSent += bytes
+    return .yes
+  }
+
+  private mutating func nextPong(budget: inout ProbeBudget, now: Instant) -> PathProbe? {
+    while !pongs.isEmpty {
+      let pong = pongs.removeFirst()
+      guard let i = index(of: pong.carrier) else { continue }
+      let message = PathMessage.pong(
+        challenge: pong.challenge, answeredSize: pong.size,
+        observed: pong.carrier.kind == .udp ? pong.carrier.remote : nil)
+      let size = message.fieldBytes
+      guard maySend(i, bytes: PathSizes.sealed(size), budget: &budget, now: now) == .yes else {
+        counters.pongsWithheld &+= 1
+        continue
+      }
+      records[i].bytesSent &+= UInt64(PathSizes.sealed(size))
+      return PathProbe(carrier: pong.carrier, message: message, size: size)
+    }
+    return nil
+  }
+
+  private mutating func nextPing(
+    _ i: Int, budget: inout ProbeBudget, now: Instant
+  ) -> PathProbe? {
+    records[i].wantsPing = false
+    let size = PathMessage.shortestPing
+    switch maySend(i, bytes: PathSizes.sealed(size), budget: &budget, now: now) {
+    case .yes:
+      break
+    case .budget(let free):
+      counters.probesDeferredByBudget &+= 1
+      records[i].nextAction = max(records[i].nextAction, free)
+      // The round goes on where it stopped.
+      if records[i].roundProbes > 0, records[i].state != .lost { records[i].roundProbes -= 1 }
+      refreshDeadline(now)
+      return nil
+    case .factor:
+      counters.probesDeferredByFactor &+= 1
+      return nil
+    }
+    let challenge = random.next()
+    records[i].addChallenge(challenge, now: now)
+    records[i].lastPing = now
+    records[i].probesSent &+= 1
+    records[i].bytesSent &+= UInt64(PathSizes.sealed(size))
+    if records[i].isUp {
+      if records[i].unanswered == 0 { records[i].firstUnanswered = now }
+      records[i].unanswered += 1
+      setPathAction(i, now: now)
+    }
+    return PathProbe(
+      carrier: records[i].carrier, message: .ping(challenge: challenge, size: size), size: size)
+  }
+
+  /// Full-size probes: only on proven paths.
+  private mutating func nextSizeProbe(_ i: Int, now: Instant) -> PathProbe? {
+    let size: Int
+    let challenge: UInt64
+    if records[i].wantsDataProbe {
+      records[i].wantsDataProbe = false
+      size = records[i].maximumPacket
+      challenge = random.next()
+      records[i].dataProbe = PathChallenge(value: challenge, sentAt: now, isUsed: true)
+    } else if records[i].isDatagram, let wanted = records[i].datagramSize.nextProbe(now: now) {
+      size = wanted
+      challenge = random.next()
+      records[i].datagramSize.sent(
+        size: size, challenge: challenge, timeout: records[i].roundTrip.timeout, now: now)
+    } else {
+      return nil
+    }
+    records[i].probesSent &+= 1
+    records[i].bytesSent &+= UInt64(PathSizes.sealed(size))
+    setPathAction(i, now: now)
+    return PathProbe(
+      carrier: records[i].carrier, message: .sizeProbe(challenge: challenge, size: size),
+      size: size)
+  }
+}
