@@ -8,7 +8,7 @@
 extension ChannelRouter {
   /// The next connection that has something to send; said once, and again
   /// when something new comes after `fill` has said that nothing is left.
-  package mutating func pollReady() -> UInt32? {
+  package func pollReady() -> UInt32? {
     while readyPosition < readyConnections.count {
       let connection = readyConnections[readyPosition]
       readyPosition += 1
@@ -24,7 +24,7 @@ extension ChannelRouter {
   /// - Parameter output: at least 65,542 bytes free, or a large packet never fits.
   /// - Returns: whether more is ready at once. If not, `pollReady` names the
   ///   leg again when there is.
-  package mutating func fill(
+  package func fill(
     connection: UInt32, into output: inout OutputRawSpan, budget: Int, now: Instant
   ) -> Bool {
     guard let leg = legOfConnection[connection] else { return false }
@@ -55,7 +55,7 @@ extension ChannelRouter {
 
   /// One turn of the flow at the front of the leg's list.
   /// - Returns: false when `output` cannot hold its next packet.
-  private mutating func serve(
+  private func serve(
     _ flow: Int32, leg: Int, into output: inout OutputRawSpan, now: Instant
   ) -> Bool {
     let f = Int(flow)
@@ -106,7 +106,7 @@ extension ChannelRouter {
   }
 
   /// The queue is empty: the flow leaves its list.
-  private mutating func rest(_ flow: Int32, leg: Int) {
+  private func rest(_ flow: Int32, leg: Int) {
     legs[leg].ready.removeFirst(in: &flows)
     flows[Int(flow)].stage = .idle
     // What is left of a turn is not kept; what is owed is.
@@ -115,7 +115,7 @@ extension ChannelRouter {
     returnGrant(flow)
   }
 
-  private mutating func account(_ flow: Int32, length: Int) {
+  private func account(_ flow: Int32, length: Int) {
     let f = Int(flow)
     let cost = length + RelaySpecification.headSize
     flows[f].deficit -= cost
@@ -127,7 +127,7 @@ extension ChannelRouter {
     statistics.bytesRelayed += UInt64(length)
   }
 
-  private mutating func dropStale(_ flow: Int32, now: Instant) {
+  private func dropStale(_ flow: Int32, now: Instant) {
     let queue = flows[Int(flow)].queue
     // The last packet stays: it may be the only word of an interactive peer.
     while queue.count > 1, now - queue.frontStamp > limits.maximumAge {
@@ -154,7 +154,7 @@ extension ChannelRouter {
 
   /// Control frames first: they are few and a channel's end must not wait.
   /// - Returns: false when `output` is full.
-  private mutating func writeControl(leg i: Int, into output: inout OutputRawSpan) -> Bool {
+  private func writeControl(leg i: Int, into output: inout OutputRawSpan) -> Bool {
     if let pong = legs[i].pong {
       guard output.freeCapacity >= RelaySpecification.headSize + pong.count else { return false }
       write(0, RelayFlags.pong, pong, into: &output)
@@ -186,7 +186,7 @@ extension ChannelRouter {
 
   // MARK: The kernel's queue
 
-  private mutating func measure(leg i: Int, bytes: Int, now: Instant) {
+  private func measure(leg i: Int, bytes: Int, now: Instant) {
     legs[i].windowBytes += bytes
     let elapsed = now - legs[i].windowStart
     guard elapsed >= .milliseconds(250) else { return }

@@ -11,7 +11,7 @@ extension ChannelRouter {
   // will set it). The generation keeps late packets of an ended channel out of
   // the next one in its slot. Numbers are never 0: slot 0 is not used.
 
-  mutating func takeNumber(leg: Int32, channel: Int32) -> UInt32? {
+  func takeNumber(leg: Int32, channel: Int32) -> UInt32? {
     let i = Int(leg)
     let slot: Int
     if let free = legs[i].freeSlots.popLast() {
@@ -29,7 +29,7 @@ extension ChannelRouter {
     return UInt32(slot) | legs[i].generation << 16
   }
 
-  mutating func releaseNumber(leg: Int32, number: UInt32) {
+  func releaseNumber(leg: Int32, number: UInt32) {
     let slot = Int(number & 0xffff)
     guard slot < legs[Int(leg)].slots.count else { return }
     legs[Int(leg)].slots[slot] = -1
@@ -37,7 +37,7 @@ extension ChannelRouter {
   }
 
   /// Tells both legs: SYN with the other leg's kind and the largest packet.
-  mutating func announce(_ slot: Int32) {
+  func announce(_ slot: Int32) {
     let channel = channels[Int(slot)]
     for (leg, other, number) in [
       (channel.legA, channel.legB, channel.numberA), (channel.legB, channel.legA, channel.numberB),
@@ -48,7 +48,7 @@ extension ChannelRouter {
     }
   }
 
-  mutating func queueControl(leg: Int32, number: UInt32, flags: UInt8, data: [UInt8]) {
+  func queueControl(leg: Int32, number: UInt32, flags: UInt8, data: [UInt8]) {
     let i = Int(leg)
     guard legs[i].isOpen else { return }
     guard legs[i].control.count - legs[i].controlSent < limits.controlFrames else {
@@ -60,7 +60,7 @@ extension ChannelRouter {
     signal(leg)
   }
 
-  mutating func misbehaves(_ leg: Int32) {
+  func misbehaves(_ leg: Int32) {
     guard legs[Int(leg)].violations != .max else { return }
     legs[Int(leg)].violations = .max
     events.append(.legMisbehaves(connection: legs[Int(leg)].connection))
@@ -68,7 +68,7 @@ extension ChannelRouter {
 
   /// Ends a channel: both queues are thrown away, memory goes back, and each
   /// leg but the one that ended it gets FIN (RST if the other sent RST).
-  mutating func end(_ slot: Int32, _ ending: ChannelEnding, by leg: Int32?) {
+  func end(_ slot: Int32, _ ending: ChannelEnding, by leg: Int32?) {
     let channel = channels[Int(slot)]
     guard channel.isOpen else { return }
     channels[Int(slot)].isOpen = false
@@ -89,7 +89,7 @@ extension ChannelRouter {
     events.append(.channelEnded(ChannelID(slot: slot, serial: channel.serial), ending))
   }
 
-  private mutating func flush(_ flow: Int32) {
+  private func flush(_ flow: Int32) {
     let i = Int(flow)
     unlink(flow)
     let dropped = UInt64(flows[i].queue.count)
@@ -98,7 +98,7 @@ extension ChannelRouter {
     releaseMemory(flow)
   }
 
-  private mutating func releaseMemory(_ flow: Int32) {
+  private func releaseMemory(_ flow: Int32) {
     queueMemory -= flows[Int(flow)].queue.capacity
     flows[Int(flow)].queue.removeAll()
   }
@@ -108,7 +108,7 @@ extension ChannelRouter {
 
   /// Hands out what the cap allows by now, and once a second closes idle
   /// channels and takes back the memory of idle queues.
-  package mutating func advance(to now: Instant) {
+  package func advance(to now: Instant) {
     if now >= grantDeadline { share(now: now) }
     guard now >= sweepDeadline else { return }
     for slot in channels.indices where channels[slot].isOpen {

@@ -16,7 +16,7 @@ enum RelayFlags {
 extension ChannelRouter {
   /// Whole frames from a leg: one binary message, or what a stream decoder
   /// found. A message that ends inside a frame is nonsense from there on.
-  package mutating func receiveFrames(
+  package func receiveFrames(
     connection: UInt32, _ message: RawSpan, now: Instant
   ) {
     guard let leg = legOfConnection[connection] else {
@@ -40,7 +40,7 @@ extension ChannelRouter {
   }
 
   /// One sealed packet from a leg.
-  package mutating func receive(
+  package func receive(
     connection: UInt32, channel number: UInt32, _ packet: RawSpan, now: Instant
   ) {
     guard let leg = legOfConnection[connection] else {
@@ -50,7 +50,7 @@ extension ChannelRouter {
     forward(leg: leg, number: number, packet, now: now)
   }
 
-  private mutating func violation(_ leg: Int32) {
+  private func violation(_ leg: Int32) {
     statistics.malformed += 1
     guard legs[Int(leg)].violations != .max else { return }
     legs[Int(leg)].violations += 1
@@ -69,7 +69,7 @@ extension ChannelRouter {
     return isA || isB ? channel : nil
   }
 
-  private mutating func forward(leg: Int32, number: UInt32, _ packet: RawSpan, now: Instant) {
+  private func forward(leg: Int32, number: UInt32, _ packet: RawSpan, now: Instant) {
     guard let slot = channelSlot(leg: leg, number: number) else {
       // Ordinary after a close: packets were under way. Not a violation.
       statistics.unknownChannel += 1
@@ -113,7 +113,7 @@ extension ChannelRouter {
     if flows[i].stage == .idle { activate(flow, now: now) }
   }
 
-  private mutating func control(
+  private func control(
     leg: Int32, number: UInt32, flags: UInt8, _ data: RawSpan, now: Instant
   ) {
     switch flags {

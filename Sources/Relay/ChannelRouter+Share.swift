@@ -1,6 +1,6 @@
 /// Who may send next: the shares of the cap (meshes in turn, channels of a mesh
-/// in turn) and the lists that flows wait in. A flow holds at most the share of
-/// its front packet, so a stalled leg keeps nothing from the others.
+/// in turn) and the lists that flows wait in. A flow that holds its share gets no
+/// more until it has used it, so a stalled leg keeps nothing from the others.
 #if canImport(Bytes)
   internal import Bytes
 #endif
@@ -20,14 +20,14 @@ extension ChannelRouter {
   }
 
   /// A flow has its first packet.
-  mutating func activate(_ flow: Int32, now: Instant) {
+  func activate(_ flow: Int32, now: Instant) {
     busyFlows += 1
     flows[Int(flow)].deficit = min(0, flows[Int(flow)].deficit)
     queueForShare(flow, now: now)
   }
 
   /// A flow with packets goes where it must wait next.
-  mutating func queueForShare(_ flow: Int32, now: Instant) {
+  func queueForShare(_ flow: Int32, now: Instant) {
     guard isCapped(flow), flows[Int(flow)].grant < frontCost(flow) else {
       makeReady(flow)
       return
@@ -35,6 +35,7 @@ extension ChannelRouter {
     let mesh = flows[Int(flow)].mesh
     flows[Int(flow)].stage = .hungry
     meshes[Int(mesh)].hungry.append(flow, in: &flows)
+    meshes[Int(mesh)].hungryCount += 1
     if !meshes[Int(mesh)].isActive {
       meshes[Int(mesh)].isActive = true
       activeMeshes.append(mesh)
@@ -42,28 +43,31 @@ extension ChannelRouter {
     share(now: now)
   }
 
-  mutating func makeReady(_ flow: Int32) {
+  func makeReady(_ flow: Int32) {
     let leg = flows[Int(flow)].leg
     flows[Int(flow)].stage = .ready
     legs[Int(leg)].ready.append(flow, in: &flows)
     signal(leg)
   }
 
-  /// Hands out what the cap allows: one piece to the next flow of the next
-  /// mesh, until the tokens or the hungry flows are used up.
-  mutating func share(now: Instant) {
+  /// Hands out what the cap allows, meshes in turn and channels of a mesh in
+  /// turn. Tokens come in ticks, and every hungry flow gets an equal part of
+  /// what a tick brought: whoever is filled first must not find the tokens that
+  /// came since the others were asked.
+  func share(now: Instant) {
     total.refill(now)
-    var skipped = 0
     grantDeadline = .distantFuture
+    var skipped = 0
+    let part = total.isLimited ? Int(total.level) / max(1, activeMeshes.count) : Int.max
     while !activeMeshes.isEmpty, skipped < activeMeshes.count {
-      guard total.hasAny else {
+      guard total.holds(Self.shareQuantum) else {
         grantDeadline = total.ready(for: Self.shareQuantum, now: now)
         return
       }
       if activeMeshPosition >= activeMeshes.count { activeMeshPosition = 0 }
       let mesh = Int(activeMeshes[activeMeshPosition])
       meshes[mesh].limiter.refill(now)
-      guard meshes[mesh].limiter.hasAny else {
+      guard meshes[mesh].limiter.holds(Self.shareQuantum) else {
         grantDeadline = min(
           grantDeadline, meshes[mesh].limiter.ready(for: Self.shareQuantum, now: now))
         skipped += 1
@@ -71,20 +75,7 @@ extension ChannelRouter {
         continue
       }
       skipped = 0
-      let flow = meshes[mesh].hungry.first
-      let i = Int(flow)
-      let missing = frontCost(flow) - flows[i].grant
-      var piece = total.grant(min(missing, Self.shareQuantum))
-      let allowed = meshes[mesh].limiter.grant(piece)
-      total.giveBack(piece - allowed)
-      piece = allowed
-      flows[i].grant += piece
-      meshes[mesh].hungry.removeFirst(in: &flows)
-      if flows[i].grant >= frontCost(flow) {
-        makeReady(flow)
-      } else {
-        meshes[mesh].hungry.append(flow, in: &flows)
-      }
+      serveMesh(mesh, part: part)
       if meshes[mesh].hungry.isEmpty {
         meshes[mesh].isActive = false
         activeMeshes.remove(at: activeMeshPosition)
@@ -94,8 +85,42 @@ extension ChannelRouter {
     }
   }
 
+  /// One turn of a mesh: each of its hungry flows once, or until its part is used.
+  private func serveMesh(_ mesh: Int, part: Int) {
+    let count = meshes[mesh].hungryCount
+    var available = part
+    if meshes[mesh].limiter.isLimited { available = min(available, Int(meshes[mesh].limiter.level)) }
+    let each = max(Self.shareQuantum, available / max(1, count))
+    var turns = min(count, max(1, available / each))
+    // A turn is a whole piece or none: a part of one would be a lost turn.
+    while turns > 0, total.holds(Self.shareQuantum),
+      meshes[mesh].limiter.holds(Self.shareQuantum)
+    {
+      turns -= 1
+      let flow = meshes[mesh].hungry.first
+      let i = Int(flow)
+      let piece = min(appetite(flow), each)
+      total.take(piece)
+      meshes[mesh].limiter.take(piece)
+      flows[i].grant += piece
+      meshes[mesh].hungry.removeFirst(in: &flows)
+      if flows[i].grant >= frontCost(flow) {
+        meshes[mesh].hungryCount -= 1
+        makeReady(flow)
+      } else {
+        meshes[mesh].hungry.append(flow, in: &flows)
+      }
+    }
+  }
+
+  /// What a flow could use now.
+  private func appetite(_ flow: Int32) -> Int {
+    let queue = flows[Int(flow)].queue
+    return queue.byteCount + queue.count * RelaySpecification.headSize - flows[Int(flow)].grant
+  }
+
   /// What a flow holds of the cap and will not use.
-  mutating func returnGrant(_ flow: Int32) {
+  func returnGrant(_ flow: Int32) {
     let grant = flows[Int(flow)].grant
     guard grant > 0 else { return }
     flows[Int(flow)].grant = 0
@@ -104,7 +129,7 @@ extension ChannelRouter {
   }
 
   /// Tells the driver, once, that a leg has something to send.
-  mutating func signal(_ leg: Int32) {
+  func signal(_ leg: Int32) {
     guard !legs[Int(leg)].isSignalled else { return }
     legs[Int(leg)].isSignalled = true
     readyConnections.append(legs[Int(leg)].connection)
@@ -113,7 +138,7 @@ extension ChannelRouter {
   // MARK: Lists
 
   /// Takes a flow out of whatever list it waits in (closing only: linear).
-  mutating func unlink(_ flow: Int32) {
+  func unlink(_ flow: Int32) {
     let i = Int(flow)
     let stage = flows[i].stage
     guard stage != .idle else { return }
@@ -134,6 +159,7 @@ extension ChannelRouter {
     } else {
       let mesh = flows[i].mesh
       meshes[Int(mesh)].hungry = kept
+      meshes[Int(mesh)].hungryCount -= 1
       if kept.isEmpty {
         meshes[Int(mesh)].isActive = false
         activeMeshes.removeAll { $0 == mesh }

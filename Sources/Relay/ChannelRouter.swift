@@ -195,44 +195,47 @@ struct RelayMesh {
   var used: UInt64 = 0
   var channels = 0
   var hungry = FlowList()
+  var hungryCount = 0
   var isActive = false
 }
 
 /// The machine. Verbs: `addLeg`, `removeLeg`, `open`, `close`, `receive`,
 /// `receiveFrames`, `pollReady`, `fill`, `nextDeadline`, `advance`, `pollEvent`.
-package struct ChannelRouter: ~Copyable {
+/// One loop owns it; it never calls out, so its fields need no dynamic
+/// exclusivity checks.
+package final class ChannelRouter {
   package let limits: RelayLimits
-  package internal(set) var statistics = RouterStatistics()
+  @exclusivity(unchecked) package internal(set) var statistics = RouterStatistics()
   /// Bytes of memory in all queues.
-  package internal(set) var queueMemory = 0
-  package internal(set) var openChannelCount = 0
+  @exclusivity(unchecked) package internal(set) var queueMemory = 0
+  @exclusivity(unchecked) package internal(set) var openChannelCount = 0
 
-  var legs: [RelayLeg] = []
-  var freeLegs: [Int32] = []
-  var legOfConnection: [UInt32: Int32] = [:]
-  var channels: [RelayChannel] = []
-  var freeChannels: [Int32] = []
+  @exclusivity(unchecked) var legs: [RelayLeg] = []
+  @exclusivity(unchecked) var freeLegs: [Int32] = []
+  @exclusivity(unchecked) var legOfConnection: [UInt32: Int32] = [:]
+  @exclusivity(unchecked) var channels: [RelayChannel] = []
+  @exclusivity(unchecked) var freeChannels: [Int32] = []
   /// Flow 2c leads to the A side of channel c, flow 2c + 1 to its B side.
-  var flows: [RelayFlow] = []
-  var meshes: [RelayMesh] = []
-  var meshOfID: [UInt32: Int32] = [:]
+  @exclusivity(unchecked) var flows: [RelayFlow] = []
+  @exclusivity(unchecked) var meshes: [RelayMesh] = []
+  @exclusivity(unchecked) var meshOfID: [UInt32: Int32] = [:]
 
   /// The cap on everything relayed.
-  var total: RateLimiter
+  @exclusivity(unchecked) var total: RateLimiter
   /// Meshes with hungry flows, in turn.
-  var activeMeshes: [Int32] = []
-  var activeMeshPosition = 0
+  @exclusivity(unchecked) var activeMeshes: [Int32] = []
+  @exclusivity(unchecked) var activeMeshPosition = 0
   /// Whether every active mesh waits for tokens.
-  var grantDeadline = Instant.distantFuture
+  @exclusivity(unchecked) var grantDeadline = Instant.distantFuture
   /// Flows that are not idle: how many share the cap.
-  var busyFlows = 0
+  @exclusivity(unchecked) var busyFlows = 0
 
-  var readyConnections: [UInt32] = []
-  var readyPosition = 0
-  var events: [RouterEvent] = []
-  var eventPosition = 0
-  var sweepDeadline = Instant.distantFuture
-  var nextSerial: UInt32 = 1
+  @exclusivity(unchecked) var readyConnections: [UInt32] = []
+  @exclusivity(unchecked) var readyPosition = 0
+  @exclusivity(unchecked) var events: [RouterEvent] = []
+  @exclusivity(unchecked) var eventPosition = 0
+  @exclusivity(unchecked) var sweepDeadline = Instant.distantFuture
+  @exclusivity(unchecked) var nextSerial: UInt32 = 1
 
   /// - Parameter capMegabits: Mbit/s relayed in all; nil = no cap.
   package init(limits: RelayLimits = RelayLimits(), capMegabits: Double? = nil) {
@@ -244,7 +247,7 @@ package struct ChannelRouter: ~Copyable {
 
   /// A connection may now carry channels. Its id is never reused.
   /// - Returns: false when there are too many legs (the driver closes it).
-  package mutating func addLeg(
+  package func addLeg(
     connection: UInt32, kind: LegKind, largestPacket: Int, now: Instant
   ) -> Bool {
     precondition(legOfConnection[connection] == nil, "connection used twice")
@@ -265,7 +268,7 @@ package struct ChannelRouter: ~Copyable {
   package func hasLeg(_ connection: UInt32) -> Bool { legOfConnection[connection] != nil }
 
   /// The connection is gone: its channels end, their other legs are told.
-  package mutating func removeLeg(connection: UInt32, now: Instant) {
+  package func removeLeg(connection: UInt32, now: Instant) {
     guard let leg = legOfConnection.removeValue(forKey: connection) else { return }
     legs[Int(leg)].isOpen = false
     for slot in legs[Int(leg)].slots where slot >= 0 {
@@ -278,14 +281,14 @@ package struct ChannelRouter: ~Copyable {
   }
 
   /// What a mesh may use: Mbit/s, and bytes until `resetQuotas`; nil = no limit.
-  package mutating func setMesh(_ id: UInt32, capMegabits: Double?, quotaBytes: UInt64?) {
+  package func setMesh(_ id: UInt32, capMegabits: Double?, quotaBytes: UInt64?) {
     let slot = Int(meshSlot(id))
     meshes[slot].limiter.setRate(capMegabits.map { $0 * 125_000 })
     meshes[slot].quota = quotaBytes
   }
 
   /// Begins a new quota period for every mesh.
-  package mutating func resetQuotas() {
+  package func resetQuotas() {
     for i in meshes.indices { meshes[i].used = 0 }
   }
 
@@ -295,13 +298,13 @@ package struct ChannelRouter: ~Copyable {
   }
 
   /// Takes up the count of an earlier run.
-  package mutating func setBytesUsed(_ bytes: UInt64, mesh id: UInt32) {
+  package func setBytesUsed(_ bytes: UInt64, mesh id: UInt32) {
     meshes[Int(meshSlot(id))].used = bytes
   }
 
   func meshSlotIfKnown(_ id: UInt32) -> Int32? { meshOfID[id] }
 
-  mutating func meshSlot(_ id: UInt32) -> Int32 {
+  func meshSlot(_ id: UInt32) -> Int32 {
     if let slot = meshOfID[id] { return slot }
     let slot = Int32(meshes.count)
     meshes.append(RelayMesh(id: id, limiter: RateLimiter(bytesPerSecond: nil)))
@@ -311,7 +314,7 @@ package struct ChannelRouter: ~Copyable {
 
   /// Joins two legs by a new channel. Both are told by a SYN frame; packets
   /// may be sent at once by whoever learns the number otherwise.
-  package mutating func open(
+  package func open(
     mesh: UInt32, connectionA: UInt32, connectionB: UInt32, now: Instant
   ) throws(OpenChannelFailure) -> OpenedChannel {
     guard let legA = legOfConnection[connectionA], let legB = legOfConnection[connectionB] else {
@@ -353,7 +356,7 @@ package struct ChannelRouter: ~Copyable {
   }
 
   /// Ends a channel; both legs are told.
-  package mutating func close(_ id: ChannelID, now: Instant) {
+  package func close(_ id: ChannelID, now: Instant) {
     guard let slot = resolve(id) else { return }
     end(slot, .closed, by: nil)
   }
@@ -378,12 +381,12 @@ package struct ChannelRouter: ~Copyable {
     return channel.isOpen && channel.serial == id.serial ? id.slot : nil
   }
 
-  private mutating func prepare(flow: Int32, leg: Int32, number: UInt32, mesh: Int32) {
+  private func prepare(flow: Int32, leg: Int32, number: UInt32, mesh: Int32) {
     flows[Int(flow)] = RelayFlow(
       queue: flows[Int(flow)].queue, leg: leg, number: number, mesh: mesh)
   }
 
-  package mutating func pollEvent() -> RouterEvent? {
+  package func pollEvent() -> RouterEvent? {
     guard eventPosition < events.count else {
       events.removeAll(keepingCapacity: true)
       eventPosition = 0

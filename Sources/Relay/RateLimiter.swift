@@ -14,6 +14,8 @@ struct RateLimiter {
 
   /// A burst covers this much time: a late timer loses nothing.
   static let burstTime = 0.020
+  /// Bytes come at most this often.
+  static let tick = TimeAmount.milliseconds(1)
   static let smallestBurst = 3_000.0
 
   init(bytesPerSecond: Double?) { setRate(bytesPerSecond) }
@@ -30,22 +32,19 @@ struct RateLimiter {
     guard let rate = bytesPerSecond else { return }
     if updated == .distantPast {
       level = burst
-    } else if now > updated {
+      updated = now
+    } else if now - updated >= Self.tick {
       level = min(burst, level + (now - updated).inSeconds * rate)
+      updated = now
     }
-    if now > updated { updated = now }
   }
 
-  /// Whether at least one byte may be granted.
-  var hasAny: Bool { bytesPerSecond == nil || level >= 1 }
+  func holds(_ bytes: Int) -> Bool { bytesPerSecond == nil || level >= Double(bytes) }
 
-  /// Up to `wanted` bytes of what is there.
-  mutating func grant(_ wanted: Int) -> Int {
-    guard bytesPerSecond != nil else { return wanted }
-    let granted = min(wanted, Int(level))
-    guard granted > 0 else { return 0 }
-    level -= Double(granted)
-    return granted
+  /// May overdraw: the next ones wait longer.
+  mutating func take(_ bytes: Int) {
+    guard bytesPerSecond != nil else { return }
+    level -= Double(bytes)
   }
 
   /// Returns what was granted and not used.
@@ -60,6 +59,6 @@ struct RateLimiter {
     let missing = min(Double(bytes), burst) - level
     guard missing > 0 else { return now }
     guard rate > 0 else { return .distantFuture }
-    return now + .nanoseconds(Int64(min(missing / rate, 3_600) * 1e9) + 1)
+    return max(updated + Self.tick, updated + .nanoseconds(Int64(min(missing / rate, 3_600) * 1e9) + 1))
   }
 }
