@@ -62,6 +62,11 @@ package enum ProcessSettings {
     return Int(martlet_raise_file_limit())
   }
 
+  /// Sends a signal to the calling thread.
+  package static func raiseInThread(_ signal: ProcessSignal) {
+    pthread_kill(pthread_self(), signal.rawValue)
+  }
+
   package static var processID: Int32 { getpid() }
   package static var userID: UInt32 { getuid() }
   package static var effectiveUserID: UInt32 { geteuid() }

@@ -161,7 +161,7 @@ package final class UDPSocket: ReadinessHandler {
   /// - Returns: datagrams taken.
   @discardableResult
   package func receive(
-    _ body: (_ bytes: inout MutableRawSpan, _ info: borrowing DatagramInfo) -> Void
+    _ body: (_ bytes: inout MutableRawSpan, _ info: DatagramInfo) -> Void
   ) -> Int {
     var total = 0
     let receiver = unsafe loop.datagrams.receiver
@@ -183,7 +183,7 @@ package final class UDPSocket: ReadinessHandler {
 
   private func deliver(
     _ datagrams: UnsafePointer<martlet_datagram>, _ count: Int,
-    _ body: (_ bytes: inout MutableRawSpan, _ info: borrowing DatagramInfo) -> Void
+    _ body: (_ bytes: inout MutableRawSpan, _ info: DatagramInfo) -> Void
   ) -> Int {
     var packets = 0
     var received = 0
