@@ -20,7 +20,8 @@ import Testing
       """)
     let aad = hex("f33388860000000000004e91")
     let text = openBox(key: key, counter: 0x0807_0605_0403_0201, box, aad: aad)
-    #expect(text.map { String(decoding: $0.prefix(27), as: UTF8.self) } == "Internet-Drafts are draft d")
+    #expect(
+      text.map { String(decoding: $0.prefix(27), as: UTF8.self) } == "Internet-Drafts are draft d")
     #expect(
       text.map { sealBox(key: key, counter: 0x0807_0605_0403_0201, $0, aad: aad) } == box)
   }

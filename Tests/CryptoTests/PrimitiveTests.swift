@@ -99,7 +99,9 @@ import Testing
     #expect(hex(first) == "61ba5f165c194692e09d12520cc4c74a")
     #expect(hex(BLAKE2s.mac(key: Array(key[..<16]), [])) == "af4e5d3bb230e9ff9096ca6f7c501f76")
     // hmac.new(bytes(range(32)), b"abc", hashlib.blake2s)
-    #expect(hex(BLAKE2s.hmac(key: key, ascii("abc"))) == "82623be5bc0a391b24dce53e67d028eff92d586de0485ac37822e597d049c74f")
+    #expect(
+      hex(BLAKE2s.hmac(key: key, ascii("abc")))
+        == "82623be5bc0a391b24dce53e67d028eff92d586de0485ac37822e597d049c74f")
     let outputs = BLAKE2s.kdf(n: 3, key: key, ascii("abc"))
     #expect(outputs.count == 3)
     #expect(outputs[0] == BLAKE2s.hmac(key: BLAKE2s.hmac(key: key, ascii("abc")), [1]))
