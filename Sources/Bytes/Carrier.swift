@@ -4,8 +4,8 @@
 
 /// The name of one carrier. Sockets and connections are the driver's numbers
 /// and are never reused within a process.
-public struct Carrier: Hashable, Sendable {
-  public enum Kind: UInt8, Sendable {
+public struct Carrier: Hashable, Sendable, BitwiseCopyable {
+  public enum Kind: UInt8, Sendable, BitwiseCopyable {
     /// A local UDP socket and a remote endpoint.
     case udp = 1
     /// A TCP connection between the two agents.

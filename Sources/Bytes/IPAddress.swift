@@ -3,7 +3,7 @@
 /// Text forms: RFC 4291 §2.2, RFC 5952 (canonical IPv6), RFC 6761.
 
 /// An IPv4 or IPv6 address in 16 bytes; IPv4 is kept in its mapped form.
-public struct IPAddress: Hashable, Sendable {
+public struct IPAddress: Hashable, Sendable, BitwiseCopyable {
   /// The 128 bits, most significant first. IPv4 is ::ffff:a.b.c.d.
   public var high: UInt64
   public var low: UInt64
@@ -171,7 +171,7 @@ extension IPAddress: CustomStringConvertible {
 }
 
 /// An address and a port.
-public struct Endpoint: Hashable, Sendable {
+public struct Endpoint: Hashable, Sendable, BitwiseCopyable {
   public var address: IPAddress
   public var port: UInt16
 

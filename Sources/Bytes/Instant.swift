@@ -3,7 +3,7 @@
 /// own `Duration` is 128 bits of attoseconds, which costs too much per packet.
 
 /// A length of time in nanoseconds; may be negative.
-public struct TimeAmount: Hashable, Comparable, Sendable, AdditiveArithmetic {
+public struct TimeAmount: Hashable, Comparable, Sendable, AdditiveArithmetic, BitwiseCopyable {
   public var nanoseconds: Int64
 
   @inlinable public init(nanoseconds: Int64) { self.nanoseconds = nanoseconds }
@@ -45,7 +45,7 @@ public struct TimeAmount: Hashable, Comparable, Sendable, AdditiveArithmetic {
 }
 
 /// Nanoseconds since an arbitrary origin of a clock that never goes back.
-public struct Instant: Hashable, Comparable, Sendable {
+public struct Instant: Hashable, Comparable, Sendable, BitwiseCopyable {
   public var nanoseconds: Int64
 
   @inlinable public init(nanoseconds: Int64) { self.nanoseconds = nanoseconds }
