@@ -1,0 +1,306 @@
+/// From "somebody wants this peer" to a session with a path: meetings through
+/// the server, handshakes, HELLO, incarnations, and what to do when all paths
+/// are dead. DESIGN §1.1, §2.
+
+#if canImport(Bytes)
+package import Bytes
+internal import Mux
+internal import Paths
+internal import Signaling
+internal import WireGuard
+#endif
+
+extension Node {
+  /// Makes sure that a session with a path exists or is on its way.
+  /// - Returns: false when there is no way to ask: the peer is offline, or the
+  ///   server is away and no address of the peer is known.
+  func wantSession(with peer: Peer, now: Instant) -> Bool {
+    guard !peer.isRemoved else { return false }
+    peer.isWanted = true
+    if peer.isConnected, keeper.canSeal(peer.handle, now: now) { return true }
+    if peer.isStock {
+      keeper.initiate(peer.handle, now: now)
+      return true
+    }
+    if case .online = signal {
+      guard peer.isOnline else { return peer.isConnected }
+      meet(peer, now: now)
+      return true
+    }
+    guard !peer.paths.snapshots.isEmpty else { return false }
+    keeper.initiate(peer.handle, now: now)
+    return true
+  }
+
+  /// Asks the server to bring the pair together, at most once in two seconds.
+  func meet(_ peer: Peer, now: Instant) {
+    guard case .online = signal, !peer.isMeeting, now - peer.lastAsked >= NodeLimits.connectRetry
+    else { return }
+    if keeper.canSeal(peer.handle, now: now), peer.connectedSince != nil, peer.deadSince == nil {
+      // The session lives; only candidates and a relay channel are wanted.
+      askToConnect(peer, initiation: [], now: now)
+      return
+    }
+    peer.meeting = .wanted
+    if peer.initiateAt != nil { return }
+    keeper.initiate(peer.handle, now: now)
+  }
+
+  /// PunchStart: the server names the peer's candidates and our channel.
+  func met(_ peer: Peer, _ punch: PunchStart, now: Instant) {
+    peer.meeting = .met(session: punch.session)
+    peer.announcedIncarnation = punch.incarnation
+    updateContext(of: peer)
+    if punch.channel != 0, peer.channel != punch.channel {
+      dropRelayCarrier(of: peer, now: now)
+      peer.channel = punch.channel
+    }
+    attachRelay(to: peer, now: now)
+    addCandidates(punch.candidates, to: peer, now: now)
+    if punch.isNamedInitiator {
+      if !punch.initiation.isEmpty { receiveInitiation(punch.initiation, of: peer, now: now) }
+    } else if !punch.initiation.isEmpty {
+      keeper.cancelInitiation(peer.handle)
+      receiveInitiation(punch.initiation, of: peer, now: now)
+      if !keeper.canSeal(peer.handle, now: now) { peer.initiateAt = now + .milliseconds(500) }
+    }
+    touch(peer)
+  }
+
+  private func receiveInitiation(_ bytes: [UInt8], of peer: Peer, now: Instant) {
+    // Answered through the relay channel; without one, to where the peer is seen.
+    let carrier =
+      peer.relayCarrier
+      ?? Carrier.relay(connection: 0, channel: max(peer.channel, 1), remote: .none)
+    var copy = bytes
+    var span = copy.mutableSpan
+    var raw = span.mutableBytes
+    if case .handshake(let handle, _) = keeper.receive(&raw, from: carrier, now: now),
+      handle == peer.handle
+    {
+      peer.handshakeCarrier = carrier
+    }
+  }
+
+  func addCandidates(_ candidates: [SignalledCandidate], to peer: Peer, now: Instant) {
+    for candidate in candidates where candidate.transport == .udp {
+      guard let socket = candidate.endpoint.address.isV4 ? socketV4 : socketV6 else { continue }
+      let kind: CandidateKind =
+        switch candidate.kind {
+        case .host: .host
+        case .serverReflexive: .serverReflexive
+        case .portMapped: .portMapped
+        }
+      peer.paths.addCandidate(
+        .udp(socket: socket, remote: candidate.endpoint), kind: kind,
+        tier: kind == .serverReflexive ? .udpPunch : .udpDirect, source: .signalled, now: now)
+    }
+    touch(peer)
+  }
+
+  // MARK: The relay leg to the server
+
+  /// What proves the ticket on a new relay leg; nil before the login.
+  package func legHello() -> [UInt8]? {
+    guard let ticket else { return nil }
+    ticketCounter += 1
+    return LegHello.make(ticket: ticket, counter: ticketCounter).encoded()
+  }
+
+  /// The server accepted the relay leg.
+  package func legOpened(connection: UInt32, remote: Endpoint, now: Instant) {
+    clock = now
+    leg = (connection, remote, false)
+    for peer in peers where !peer.isRemoved { attachRelay(to: peer, now: now) }
+    settle(now: now)
+  }
+
+  package func legClosed(connection: UInt32, now: Instant) {
+    clock = now
+    guard leg?.connection == connection else { return }
+    leg = nil
+    for peer in peers where !peer.isRemoved { dropRelayCarrier(of: peer, now: now) }
+    settle(now: now)
+  }
+
+  /// The kernel takes no more (or takes again) on this connection.
+  package func setConnectionBlocked(_ connection: UInt32, _ isBlocked: Bool) {
+    guard leg?.connection == connection else { return }
+    leg?.isBlocked = isBlocked
+    if !isBlocked {
+      for peer in peers where peer.relayCarrier != nil { touch(peer) }
+    }
+  }
+
+  private func attachRelay(to peer: Peer, now: Instant) {
+    guard let leg, peer.channel != 0, peer.relayCarrier == nil else { return }
+    let carrier = Carrier.relay(
+      connection: leg.connection, channel: peer.channel, remote: leg.remote)
+    peer.relayCarrier = carrier
+    peer.paths.carrierOpened(carrier, tier: .serverRelay, now: now)
+    if keeper.canSeal(peer.handle, now: now) {
+      peer.paths.sessionEstablished(through: carrier, now: now)
+    }
+    touch(peer)
+  }
+
+  func dropRelayCarrier(of peer: Peer, now: Instant) {
+    guard let carrier = peer.relayCarrier else { return }
+    peer.relayCarrier = nil
+    peer.paths.carrierClosed(carrier, now: now)
+    touch(peer)
+  }
+
+  // MARK: What the machines below report
+
+  func drainKeeper(now: Instant) {
+    while let event = keeper.pollEvent() {
+      switch event {
+      case .keypairReady(let handle, let keypair, _):
+        guard let peer = peer(handle) else { continue }
+        sessionReady(peer, keypair: keypair.rawValue, now: now)
+      case .keypairExpired(let handle, let keypair):
+        guard let peer = peer(handle) else { continue }
+        peer.heardKeypairs.removeAll { $0 == keypair.rawValue }
+        peer.held.removeAll { $0.keypair == keypair.rawValue }
+      case .sessionDead(let handle):
+        guard let peer = peer(handle) else { continue }
+        peer.paths.sessionLost(now: now)
+        touch(peer)
+      case .peerStale(let handle):
+        guard let peer = peer(handle) else { continue }
+        log(
+          .info, "stale-stamp",
+          "\(peer.name) sent a handshake with an old time stamp (its clock went back?); answering with one of ours")
+      case .handshakeGaveUp(let handle):
+        guard let peer = peer(handle) else { continue }
+        peer.meeting = .none
+      case .storeStampCeiling(let ceiling):
+        emit(.store(.stampCeiling(ceiling)))
+      }
+    }
+  }
+
+  private func sessionReady(_ peer: Peer, keypair: UInt64, now: Instant) {
+    if !peer.isStock { peer.hello.restart(keypair: keypair, now: now) }
+    peer.initiateAt = nil
+    peer.isWanted = false
+    if case .asked = peer.meeting {} else { peer.meeting = .none }
+    if peer.connectedSince == nil {
+      peer.connectedSince = now
+      log(.info, "session", "session with \(peer.name) established")
+    }
+    if !peer.isRecorded, !peer.isStock {
+      peer.isRecorded = true
+      emit(.store(.sessionPeers(peers.filter(\.isRecorded).map(\.name).sorted())))
+    }
+    peer.paths.sessionEstablished(through: peer.handshakeCarrier, now: now)
+    touch(peer)
+  }
+
+  func drainPaths(of peer: Peer, now: Instant) {
+    while let event = peer.paths.pollEvent() {
+      switch event {
+      case .pathUp(let lane, let carrier, let tier, let maximum):
+        if peer.mux.hasLane(lane) { peer.mux.removeLane(lane, now: now) }
+        let roundTrip = peer.paths.snapshots.first { $0.lane == lane }?.roundTrip
+        peer.mux.addLane(
+          lane, kind: carrier.kind == .tcp ? .ordered : .datagram, maximumPacket: maximum,
+          roundTrip: roundTrip, now: now)
+        if peer.paths.lanesByPreference.count > 1 { keeper.widenWindow(peer.handle) }
+        log(.debug, "path-up", "\(peer.name): \(tier.code) through \(carrier)")
+      case .pathDown(let lane, let reason):
+        if peer.mux.hasLane(lane) { peer.mux.removeLane(lane, now: now) }
+        log(.debug, "path-down", "\(peer.name): lane \(lane): \(reason.rawValue)")
+      case .suspect(let lane, let reason):
+        if peer.mux.hasLane(lane) { peer.mux.suspectLane(lane, now: now) }
+        log(.debug, "path-suspect", "\(peer.name): lane \(lane): \(reason.rawValue)")
+      case .recovered(let lane):
+        log(.debug, "path-recovered", "\(peer.name): lane \(lane)")
+      case .primaryChanged(_, let to, let reason):
+        peer.lastAcknowledged = nil
+        guard to != nil else { continue }
+        peer.deadSince = nil
+        if let roundTrip = peer.primarySnapshot?.roundTrip {
+          keeper.setPathDelay(peer.handle, roundTrip / 2)
+        }
+        log(.info, "path", "\(peer.name): now \(peer.pathWords) (\(reason.rawValue))")
+      case .maximumPacketChanged(let lane, let maximum):
+        if peer.mux.hasLane(lane) { peer.mux.setMaximumPacket(lane, maximum) }
+      case .allPathsDead:
+        if peer.deadSince == nil { peer.deadSince = now }
+        peer.meeting = .none
+        log(.info, "paths-dead", "\(peer.name): no path left")
+        if peer.mux.openStreamCount > 0 || peer.isWanted {
+          _ = wantSession(with: peer, now: now)
+        }
+      case .observedAddress:
+        // Reflexive candidates come with NAT probing.
+        break
+      }
+    }
+  }
+
+  // MARK: HELLO
+
+  func receiveHello(_ message: HelloMessage, keypair: UInt64, from peer: Peer, now: Instant) {
+    if peer.incarnation != 0, peer.incarnation != message.incarnation {
+      log(.info, "peer-restarted", "\(peer.name) was restarted")
+      peer.heardKeypairs.removeAll()
+      peer.held.removeAll { $0.keypair != keypair }
+      peer.mux.restart(now: now)
+      drainMux(of: peer, now: now)
+      peer.paths.peerRestarted(now: now)
+      drainPaths(of: peer, now: now)
+      peer.paths.sessionEstablished(through: peer.handshakeCarrier, now: now)
+    }
+    peer.incarnation = message.incarnation
+    if !peer.heardKeypairs.contains(keypair) {
+      peer.heardKeypairs.insert(keypair, at: 0)
+      if peer.heardKeypairs.count > 4 { peer.heardKeypairs.removeLast() }
+    }
+    if peer.hello.keypair == nil { peer.hello.restart(keypair: keypair, now: now) }
+    peer.hello.heard(peerHasSeenUs: message.seen == peer.localIncarnation, now: now)
+    releaseHeld(of: peer, keypair: keypair, now: now)
+    touch(peer)
+  }
+
+  private func releaseHeld(of peer: Peer, keypair: UInt64, now: Instant) {
+    guard !peer.held.isEmpty else { return }
+    let packets = peer.held.filter { $0.keypair == keypair }
+    peer.held.removeAll { $0.keypair == keypair }
+    for packet in packets { receiveNumbered(packet.bytes.span.bytes, from: peer, now: now) }
+  }
+
+  /// The peer broke the protocol: this session is over for both sides. A new
+  /// handshake under another incarnation number starts from nothing.
+  func sessionFailed(_ peer: Peer, _ failure: MuxFailure, now: Instant) {
+    log(.error, "protocol", "\(peer.name) broke the protocol (\(failure)); the session is closed")
+    peer.mux.restart(code: ResetCode.protocolError, now: now)
+    drainMux(of: peer, now: now)
+    keeper.removePeer(peer.handle)
+    peerHandles[peer.handle] = nil
+    lastPeer = nil
+    peer.paths.sessionLost(now: now)
+    drainPaths(of: peer, now: now)
+    peer.mux = newMultiplexer(role: peer.role)
+    peer.localIncarnation &+= 1
+    peer.hello = Hello()
+    peer.heardKeypairs = []
+    peer.held = []
+    peer.connectedSince = nil
+    peer.meeting = .none
+    do throws(PeerRefusal) {
+      peer.handle = try keeper.addPeer(
+        publicKey: peer.publicKey, kind: .agent, cipher: peer.cipher, now: now)
+      peerHandles[peer.handle] = peer.index
+    } catch {
+      peer.isRemoved = true
+      log(.error, "peer-lost", "\(peer.name) cannot be added again: \(error)")
+    }
+  }
+
+  func newMultiplexer(role: MuxRole) -> Multiplexer {
+    Multiplexer(role: role, random: SeededRandom(seed: random.bytes(32)))
+  }
+}

@@ -1,0 +1,349 @@
+/// One agent in one mesh, whole and pure: signalling, sessions, paths, streams
+/// and tunnels composed from the modules below. Bytes, time and commands in;
+/// packets, signals and events out. The agent drives it over sockets, the
+/// simulator over a virtual network. DESIGN §1, §3, §4.
+///
+/// After any call that changes something the driver drains: `pollSignal` until
+/// nil, `pollTransmit` until it says there is no more, `pollEvent` until nil;
+/// then sleeps until `nextDeadline` and calls `advance`.
+
+#if canImport(Bytes)
+package import Bytes
+internal import Crypto
+internal import Mux
+package import Paths
+package import Signaling
+package import Tunnels
+internal import WireGuard
+#endif
+
+/// Packets and messages dropped by the node itself, by reason.
+package struct NodeDrops: Sendable {
+  package var unknownPeer: UInt64 = 0
+  package var unknownInitiator: UInt64 = 0
+  package var heldTooMany: UInt64 = 0
+  package var innerPacket: UInt64 = 0
+  package var reservedType: UInt64 = 0
+  package var badPathMessage: UInt64 = 0
+  package var badSignal: UInt64 = 0
+  package var unexpectedDatagram: UInt64 = 0
+  package var badCertificate: UInt64 = 0
+}
+
+package final class Node {
+  package let settings: NodeSettings
+  var random: SeededRandom
+  let keeper: SessionKeeper
+  var clock: Instant
+
+  // Members
+  var peers: [Peer] = []
+  var peerNames: [String: Int] = [:]
+  var peerHandles: [PeerHandle: Int] = [:]
+  /// Packets come in runs from one peer.
+  var lastPeer: Peer?
+  /// Peers with something to send or tell.
+  var touched: [Int] = []
+  var budget = ProbeBudget()
+
+  // Signalling
+  var signal = SignalState.down
+  var verifier: LoginVerifier
+  var nodeSecret: [UInt8]?
+  package internal(set) var authority: [UInt8]?
+  var authorityClock: AuthorityClock
+  package internal(set) var endpointID = ""
+  package internal(set) var userName = ""
+  var ownCertificate: Certificate?
+  var evictions: EvictionList?
+  var nextRequest: UInt32 = 1
+  var requests: [UInt32: PendingRequest] = [:]
+  var outgoing: [[UInt8]] = []
+  var outgoingHead = 0
+  var heartbeatAt = Instant.distantFuture
+  var serverTime: (nanoseconds: UInt64, at: Instant)?
+  package internal(set) var seenAt = Endpoint.none
+  var ticket: RelayTicket?
+  var ticketCounter: UInt64 = 0
+  var leg: (connection: UInt32, remote: Endpoint, isBlocked: Bool)?
+  /// Peers the last process had sessions with; initiated to once online.
+  var formerPeers: Set<String> = []
+
+  // Local network
+  var localAddresses: [AddressPrefix] = []
+  var socketV4: UInt32?
+  var socketV6: UInt32?
+
+  // Tunnels
+  package internal(set) var tunnels = TunnelTable()
+  package var exitPolicy = ExitPolicy()
+  var exitChooser: ExitChooser
+  var targetChoosers: [TunnelKey: TargetChooser] = [:]
+  package internal(set) var counters: [TunnelOwner: TunnelCounters] = [:]
+  package internal(set) var tunnelLog = TunnelEventLog()
+  var flows: [Flow] = []
+  var freeFlows: [UInt32] = []
+  var openings: Set<UInt32> = []
+
+  var pings: [UInt64: PendingPing] = [:]
+  struct PendingPing {
+    var token: UInt32
+    var peer: Int
+    var due: Instant
+    var sentAt: Instant?
+  }
+
+  var events: [NodeEvent] = []
+  var eventHead = 0
+  package internal(set) var drops = NodeDrops()
+
+  /// - Parameters:
+  ///   - records: what `NodeEvent.store` said before, oldest first.
+  package init(settings: NodeSettings, records: [NodeRecord] = [], now: Instant) {
+    self.settings = settings
+    clock = now
+    authorityClock = AuthorityClock(stored: 0, now: now)
+    var random = SeededRandom(seed: settings.seed)
+    var ceiling: UInt64 = 0
+    for case .stampCeiling(let value) in records { ceiling = max(ceiling, value) }
+    keeper = SessionKeeper(
+      localKeys: [settings.staticKey], random: SeededRandom(seed: random.bytes(32)),
+      stampCeiling: ceiling)
+    exitChooser = ExitChooser(random: SeededRandom(seed: random.bytes(32)))
+    verifier = LoginVerifier(token: settings.token, cost: settings.loginCost)
+    self.random = random
+    restore(records, now: now)
+  }
+
+  // MARK: Local network
+
+  /// The driver's UDP sockets and this host's addresses. Call again after any
+  /// change; peers with a session are asked anew.
+  package func setNetwork(
+    addresses: [AddressPrefix], socketV4: UInt32?, socketV6: UInt32?, now: Instant
+  ) {
+    clock = now
+    let changed =
+      addresses != localAddresses || socketV4 != self.socketV4 || socketV6 != self.socketV6
+    guard changed else { return }
+    localAddresses = addresses
+    self.socketV4 = socketV4
+    self.socketV6 = socketV6
+    exitPolicy.ownAddresses = Set(addresses.map(\.address))
+    for peer in peers where !peer.isRemoved {
+      updateContext(of: peer)
+      if peer.connectedSince != nil {
+        peer.paths.networkChanged(now: now)
+        announceCandidates(to: peer)
+        touch(peer)
+      }
+    }
+  }
+
+  /// What this node can be reached at, as it tells its peers.
+  var localCandidates: [SignalledCandidate] {
+    var result: [SignalledCandidate] = []
+    for prefix in localAddresses where result.count < SignalLimits.candidates {
+      let address = prefix.address
+      guard address.isV4 ? socketV4 != nil : socketV6 != nil, !address.isUnspecified,
+        !(address.isLinkLocal && !address.isV4)
+      else { continue }
+      // Loopback means something only to an agent on the same machine.
+      if address.isLoopback, !seenAt.address.isLoopback { continue }
+      result.append(
+        SignalledCandidate(
+          kind: .host, transport: .udp, endpoint: Endpoint(address, settings.port)))
+    }
+    return result
+  }
+
+  func updateContext(of peer: Peer) {
+    var context = AddressContext()
+    context.localPrefixes = localAddresses.filter { !$0.address.isLoopback }
+    context.serverSeesUs = seenAt == .none ? nil : seenAt.address
+    context.serverSeesPeer = peer.seenAt == .none ? nil : peer.seenAt.address
+    peer.paths.setContext(context)
+  }
+
+  // MARK: Time
+
+  /// When `advance` must be called at the latest.
+  package var nextDeadline: Instant {
+    var next = min(keeper.nextDeadline, min(nextSignalDeadline, nextOpeningDue))
+    for peer in peers where !peer.isRemoved {
+      next = min(next, deadline(of: peer))
+    }
+    for ping in pings.values { next = min(next, ping.due) }
+    return next
+  }
+
+  private func deadline(of peer: Peer) -> Instant {
+    var next = min(peer.mux.nextDeadline, peer.paths.nextDeadline)
+    if let at = peer.hello.sendAt, peer.connectedSince != nil { next = min(next, at) }
+    if let at = peer.initiateAt { next = min(next, at) }
+    if let dead = peer.deadSince {
+      if peer.mux.openStreamCount > 0 { next = min(next, dead + NodeLimits.linger) }
+      next = min(next, max(peer.lastAsked + NodeLimits.connectRetry, dead))
+    }
+    return next
+  }
+
+  /// Lets everything due happen.
+  package func advance(to now: Instant) {
+    clock = now
+    keeper.advance(to: now)
+    advanceSignal(to: now)
+    advanceOpenings(now: now)
+    for peer in peers where !peer.isRemoved { advance(peer, now: now) }
+    advancePings(now: now)
+    settle(now: now)
+  }
+
+  private func advance(_ peer: Peer, now: Instant) {
+    if peer.mux.nextDeadline <= now {
+      peer.mux.advance(to: now)
+      touch(peer)
+    }
+    if peer.paths.nextDeadline <= now {
+      peer.paths.advance(to: now)
+      touch(peer)
+    }
+    if let at = peer.hello.sendAt, at <= now, peer.connectedSince != nil { touch(peer) }
+    if let at = peer.initiateAt, at <= now {
+      peer.initiateAt = nil
+      if !keeper.canSeal(peer.handle, now: now) { keeper.initiate(peer.handle, now: now) }
+    }
+    if let dead = peer.deadSince {
+      if now - dead >= NodeLimits.linger, peer.mux.openStreamCount > 0 {
+        peer.mux.resetAll(code: ResetCode.peerLost, words: "no path to the peer")
+        peer.isWanted = false
+        touch(peer)
+      }
+      if now - peer.lastAsked >= NodeLimits.connectRetry,
+        peer.isWanted || peer.mux.openStreamCount > 0
+      {
+        _ = wantSession(with: peer, now: now)
+        if peer.lastAsked < now { peer.lastAsked = now }
+      } else if !peer.isWanted, peer.mux.openStreamCount == 0 {
+        peer.deadSince = nil
+      }
+    }
+  }
+
+  /// Lets the machines below tell each other what happened, until all is quiet.
+  func settle(now: Instant) {
+    drainKeeper(now: now)
+    var position = 0
+    while position < touched.count {
+      let peer = peers[touched[position]]
+      drainMux(of: peer, now: now)
+      drainPaths(of: peer, now: now)
+      position += 1
+    }
+  }
+
+  // MARK: Pings
+
+  /// Asks the peer for a sign of life through the path in use; `pong` or
+  /// `pingFailed` with `token` follows within five seconds.
+  package func ping(_ name: String, token: UInt32, now: Instant) {
+    clock = now
+    guard let index = peerNames[name], !peers[index].isRemoved else {
+      emit(.pingFailed(token: token, words: "no member is called \(name)"))
+      return
+    }
+    let peer = peers[index]
+    guard wantSession(with: peer, now: now) else {
+      emit(.pingFailed(token: token, words: "\(name) is offline"))
+      return
+    }
+    pings[random.next()] = PendingPing(token: token, peer: index, due: now + .seconds(5))
+    touch(peer)
+    settle(now: now)
+  }
+
+  private func advancePings(now: Instant) {
+    for (challenge, ping) in pings where ping.due <= now {
+      pings[challenge] = nil
+      let peer = peers[ping.peer]
+      emit(
+        .pingFailed(
+          token: ping.token,
+          words: peer.isConnected
+            ? "no answer from \(peer.name) through \(peer.pathWords)" : "no path to \(peer.name)"))
+    }
+  }
+
+  // MARK: Tunnels
+
+  /// Changes definitions; offers are announced to the mesh.
+  package func setInbounds(_ new: [TunnelInbound]) throws(TunnelTableError) -> ListenChange {
+    let change = try tunnels.setInbounds(new)
+    offersChanged()
+    return change
+  }
+
+  package func setOutbounds(_ new: [TunnelOutbound]) throws(TunnelTableError) {
+    try tunnels.setOutbounds(new)
+    for outbound in new { targetChoosers[outbound.key] = nil }
+    offersChanged()
+  }
+
+  package func removeInbounds(_ keys: [TunnelKey]) throws(TunnelTableError) -> ListenChange {
+    let change = try tunnels.removeInbounds(keys)
+    offersChanged()
+    return change
+  }
+
+  package func removeOutbounds(_ keys: [TunnelKey]) throws(TunnelTableError) {
+    try tunnels.removeOutbounds(keys)
+    for key in keys { targetChoosers[key] = nil }
+    offersChanged()
+  }
+
+  package func replaceApps(_ apps: [AppDefinition]) throws(TunnelTableError) -> ListenChange {
+    try tunnels.replaceApps(apps)
+  }
+
+  /// A line for `log app tunnel`.
+  package func recordTunnel(_ owner: TunnelOwner, _ what: TunnelEvent.What, now: Instant) {
+    tunnelLog.record(owner, what, now: now)
+  }
+
+  // MARK: Small helpers of all aspects
+
+  func peer(_ handle: PeerHandle) -> Peer? {
+    if let lastPeer, lastPeer.handle == handle { return lastPeer }
+    guard let index = peerHandles[handle] else { return nil }
+    lastPeer = peers[index]
+    return peers[index]
+  }
+
+  func touch(_ peer: Peer) {
+    if peer.isTouched { return }
+    peer.isTouched = true
+    touched.append(peer.index)
+  }
+
+  func emit(_ event: NodeEvent) {
+    // Flow events are bounded by the flows; the rest by the drain after each call.
+    precondition(events.count - eventHead < NodeLimits.events, "events are not drained")
+    events.append(event)
+  }
+
+  func log(_ level: NodeLog.Level, _ code: String, _ words: String) {
+    emit(.log(NodeLog(level, code, words)))
+  }
+
+  /// The next event, or nil.
+  package func pollEvent() -> NodeEvent? {
+    guard eventHead < events.count else { return nil }
+    let event = events[eventHead]
+    eventHead += 1
+    if eventHead == events.count {
+      events.removeAll(keepingCapacity: true)
+      eventHead = 0
+    }
+    return event
+  }
+}

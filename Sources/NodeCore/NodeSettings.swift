@@ -1,0 +1,72 @@
+/// What a node is told at its start and never changes by itself. Values only;
+/// where they come from (flags, files) is the driver's business.
+
+#if canImport(Bytes)
+package import Bytes
+package import Crypto
+package import Signaling
+#endif
+
+/// Bounds of a node's tables and its waiting times.
+package enum NodeLimits {
+  package static let peers = 4096
+  package static let flows = 32_768
+  /// Numbered packets kept per keypair until its HELLO has come (DESIGN §1.1).
+  package static let heldPackets = 64
+  package static let parkedOpens = 1024
+  /// Open streams wait this long for a path (DESIGN §1.3).
+  package static let linger: TimeAmount = .minutes(5)
+  package static let lingerAfterSleep: TimeAmount = .hours(12)
+  package static let heartbeat: TimeAmount = .seconds(30)
+  /// A heartbeat or request without an answer for this long ends the connection.
+  package static let answerDue: TimeAmount = .seconds(15)
+  /// The server is given this long from connection to welcome.
+  package static let loginDue: TimeAmount = .seconds(15)
+  /// A ConnectReq is not repeated sooner than this.
+  package static let connectRetry: TimeAmount = .seconds(2)
+  /// An open to a peer that cannot be reached fails after this.
+  package static let connectDue: TimeAmount = .seconds(15)
+  package static let helloRetryFloor: TimeAmount = .milliseconds(100)
+  package static let requests = 256
+  package static let events = 65_536
+}
+
+package struct NodeSettings: Sendable {
+  /// The node's name in the mesh, as given with `-node`.
+  package var name: String
+  package var staticKey: KeyPair
+  /// Drawn anew at each process start (DESIGN §1.1).
+  package var incarnation: UInt64
+  package var version: String
+  package var os: String
+  /// UDP and TCP port for direct connections.
+  package var port: UInt16
+  /// 32 random bytes.
+  package var seed: [UInt8]
+  package var token: UInt64
+  /// `.cheap` for the simulator only.
+  package var loginCost: LoginCost
+  /// Ciphers this node states in its certificate.
+  package var ciphers: CipherSet
+  /// Proof of the agent's own identity key for the certificate; may be empty.
+  package var identityProof: [UInt8]
+
+  package init(
+    name: String, staticKey: KeyPair, incarnation: UInt64, version: String, os: String,
+    port: UInt16, seed: [UInt8], token: UInt64, loginCost: LoginCost = .full,
+    ciphers: CipherSet = .chaCha20Poly1305, identityProof: [UInt8] = []
+  ) {
+    precondition(seed.count == 32)
+    self.name = name
+    self.staticKey = staticKey
+    self.incarnation = incarnation
+    self.version = version
+    self.os = os
+    self.port = port
+    self.seed = seed
+    self.token = token
+    self.loginCost = loginCost
+    self.ciphers = ciphers
+    self.identityProof = identityProof
+  }
+}

@@ -1,0 +1,71 @@
+/// What a node knows of itself and its peers, as plain values for `status`,
+/// `get ep` and the API. Made on demand, never on the packet path.
+
+#if canImport(Bytes)
+package import Bytes
+internal import Mux
+package import Paths
+package import Tunnels
+#endif
+
+package struct PeerStatus: Sendable {
+  package var name: String
+  package var endpointID: String
+  package var user: String
+  package var isStock: Bool
+  package var isOnline: Bool
+  package var version: String
+  /// Where the server sees it.
+  package var seenAt: Endpoint
+  /// Named tunnels it offers: "tcp/NAME", and whether it is the inbound half.
+  package var offers: [(tunnel: String, isInbound: Bool)]
+  /// The path in use; nil without one.
+  package var tier: Tier?
+  package var address: Endpoint?
+  package var roundTrip: TimeAmount?
+  package var lossPerMille: Int
+  package var bytesSent: UInt64
+  package var bytesReceived: UInt64
+  /// Since when this path is in use.
+  package var since: Instant?
+  package var openStreams: Int
+  /// Why no better tier is in use.
+  package var whyNotBetter: [(tier: Tier, reason: PathReason)]
+  package var paths: [PathSnapshot]
+  package var history: [PathDecision]
+}
+
+extension Node {
+  /// All members but this node, by name.
+  package func status(now: Instant) -> [PeerStatus] {
+    peers.filter { !$0.isRemoved }.sorted { $0.name < $1.name }.map { status(of: $0, now: now) }
+  }
+
+  /// One member; nil when there is none of that name or endpoint id.
+  package func status(of name: String, now: Instant) -> PeerStatus? {
+    guard let peer = peers.first(where: { !$0.isRemoved && ($0.name == name || $0.endpointID == name) })
+    else { return nil }
+    return status(of: peer, now: now)
+  }
+
+  private func status(of peer: Peer, now: Instant) -> PeerStatus {
+    let primary = peer.primarySnapshot
+    let lane = peer.paths.primary.flatMap { peer.mux.laneStatistics($0) }
+    let paths = peer.paths.snapshots
+    return PeerStatus(
+      name: peer.name, endpointID: peer.endpointID, user: peer.userName, isStock: peer.isStock,
+      isOnline: peer.isOnline || peer.isConnected, version: peer.version, seenAt: peer.seenAt,
+      offers: peer.offers.map { ($0.tunnel, $0.isInbound) }, tier: primary?.tier,
+      address: primary?.carrier.remote,
+      roundTrip: lane.flatMap { $0.hasRoundTrip ? $0.smoothedRoundTrip : nil } ?? primary?.roundTrip,
+      lossPerMille: primary?.lossPerMille ?? 0,
+      bytesSent: paths.reduce(0) { $0 &+ $1.bytesSent },
+      bytesReceived: paths.reduce(0) { $0 &+ $1.bytesReceived },
+      since: primary == nil ? nil : peer.paths.primarySince,
+      openStreams: peer.mux.openStreamCount, whyNotBetter: peer.paths.whyNotBetter(now: now),
+      paths: paths, history: peer.paths.history)
+  }
+
+  /// Drops of the session layer, by reason, those that happened.
+  package var sessionDropTotal: UInt64 { keeper.drops.total }
+}

@@ -1,0 +1,134 @@
+/// One other member as this node knows it: who it is, the roads to it, the
+/// session's multiplexer. Owned by `Node`; a class because every aspect of the
+/// node changes parts of it in place.
+
+#if canImport(Bytes)
+internal import Bytes
+internal import Crypto
+internal import Mux
+internal import Paths
+internal import Signaling
+internal import Tunnels
+internal import WireGuard
+#endif
+
+final class Peer {
+  /// Where bringing the pair together through the server stands.
+  enum Meeting {
+    case none
+    /// The ConnectReq leaves with the next initiation.
+    case wanted
+    /// Asked; the answer is due.
+    case asked(Instant)
+    /// PunchStart came.
+    case met(session: UInt64)
+  }
+
+  let index: Int
+  let name: String
+  let publicKey: [UInt8]
+  let isStock: Bool
+  var isRemoved = false
+  var handle: PeerHandle
+  var mux: Multiplexer
+  var paths: PeerPaths
+  let role: MuxRole
+  let cipher: AEADCipher
+
+  // Who it is
+  var endpointID = ""
+  var userName = ""
+  var certificate: [UInt8] = []
+  var isOnline = false
+  var announcedIncarnation: UInt64 = 0
+  var seenAt = Endpoint.none
+  var version = ""
+  var offers: [SignalledOffer] = []
+
+  // Meeting
+  var meeting = Meeting.none
+  var lastAsked = Instant.distantPast
+  var channel: UInt32 = 0
+  var relayCarrier: Carrier?
+  /// The crossing side initiates by itself only after this much silence.
+  var initiateAt: Instant?
+  /// Somebody waits for this session (an open, a ping, streams).
+  var isWanted = false
+
+  // Session
+  var hello = Hello()
+  /// What our HELLOs to this peer say; grows when we end the session ourselves.
+  var localIncarnation: UInt64
+  var incarnation: UInt64 = 0
+  /// Keypairs whose HELLO has come, newest first.
+  var heardKeypairs: [UInt64] = []
+  var held: [HeldPacket] = []
+  var handshakeCarrier: Carrier?
+  var connectedSince: Instant?
+  var deadSince: Instant?
+  var isRecorded = false
+
+  // Lanes
+  var lastAcknowledged: Instant?
+  var reportedLost: UInt64 = 0
+  var reportedSent: UInt64 = 0
+
+  var isTouched = false
+  /// Stream number → flow.
+  var flows: [UInt32: UInt32] = [:]
+
+  struct HeldPacket {
+    var keypair: UInt64
+    var bytes: [UInt8]
+  }
+
+  init(
+    index: Int, name: String, publicKey: [UInt8], isStock: Bool, handle: PeerHandle,
+    role: MuxRole, cipher: AEADCipher, mux: Multiplexer, paths: PeerPaths, localIncarnation: UInt64
+  ) {
+    self.index = index
+    self.name = name
+    self.publicKey = publicKey
+    self.isStock = isStock
+    self.handle = handle
+    self.role = role
+    self.cipher = cipher
+    self.mux = mux
+    self.paths = paths
+    self.localIncarnation = localIncarnation
+  }
+
+  /// A path is up: data can flow.
+  var isConnected: Bool { paths.primary != nil }
+
+  var isMeeting: Bool {
+    switch meeting {
+    case .wanted, .asked: true
+    case .none, .met: false
+    }
+  }
+
+  var primarySnapshot: PathSnapshot? { paths.snapshots.first { $0.isPrimary } }
+
+  /// "udp-direct 10.0.0.2:4711", or words for none.
+  var pathWords: String {
+    guard let lane = paths.primary, let tier = paths.tier(of: lane),
+      let carrier = paths.carrier(of: lane)
+    else { return "no path" }
+    return "\(tier.code) \(carrier.remote)"
+  }
+
+  func exitCandidate(for service: OpenRequest) -> ExitCandidate {
+    var offered: Bool?
+    if case .tunnel(let key) = service {
+      offered = offers.contains { !$0.isInbound && $0.tunnel == key.description }
+      // A tunnel opened a moment ago may not have been announced yet.
+      if offered == false, isConnected { offered = nil }
+    }
+    return ExitCandidate(
+      id: endpointID, name: name, isOnline: !isRemoved && (isOnline || isConnected),
+      tier: paths.primary.flatMap { paths.tier(of: $0)?.rawValue } ?? 8,
+      roundTrip: paths.primary.flatMap { mux.laneStatistics($0)?.smoothedRoundTrip },
+      connections: flows.count, offers: offered)
+  }
+}

@@ -1,0 +1,265 @@
+"""Machines as network namespaces, real programs in them, and a plain report.
+
+Used by the scenarios beside this file and by scripts/demo. Runs as root (ip
+netns) or as an ordinary user (inside `unshare -Urnm`, with a tmpfs on /run);
+where the kernel refuses both, `Lab.available()` is False and callers say so.
+Everything a lab made is taken down when it closes, also after ctrl-C: only
+processes it started are ended, by their ids.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+BIN = ROOT / "bin"
+
+
+def enter_namespaces():
+    """As an ordinary user: run this program again inside its own user, network
+    and mount namespaces. Returns when already root there (or really root)."""
+    if os.geteuid() == 0:
+        if os.environ.get("MARTLET_LAB_INSIDE") == "1":
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
+            os.environ["MARTLET_LAB_INSIDE"] = "2"
+        return
+    probe = subprocess.run(["unshare", "-Urnm", "true"], capture_output=True)
+    if probe.returncode != 0:
+        return
+    os.environ["MARTLET_LAB_INSIDE"] = "1"
+    os.execvp("unshare", ["unshare", "-Urnm", sys.executable, *sys.argv])
+
+
+class Failure(Exception):
+    """Something a scenario expected did not happen."""
+
+
+class Process:
+    def __init__(self, arguments, log, **keywords):
+        self.arguments = [str(a) for a in arguments]
+        self.log = pathlib.Path(log)
+        self.popen = subprocess.Popen(
+            self.arguments, stdin=subprocess.DEVNULL, stdout=open(log, "ab"),
+            stderr=subprocess.STDOUT, start_new_session=True, **keywords)
+
+    @property
+    def pid(self):
+        return self.popen.pid
+
+    def alive(self):
+        return self.popen.poll() is None
+
+    def kill(self):
+        if self.alive():
+            self.popen.kill()
+        self.popen.wait()
+
+    def terminate(self, within=10):
+        if self.alive():
+            self.popen.terminate()
+        try:
+            return self.popen.wait(within)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+            raise Failure(f"{self.arguments[0]} did not end within {within} s of SIGTERM")
+
+    def stop(self):
+        self.popen.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.popen.send_signal(signal.SIGCONT)
+
+    def text(self):
+        return self.log.read_text(errors="replace")
+
+
+class Host:
+    """One machine: a namespace, or the machine itself when the lab has none."""
+
+    def __init__(self, lab, name, address):
+        self.lab, self.name, self.address = lab, name, address
+        self.namespace = f"{lab.prefix}{name}" if lab.namespaces else None
+        self.directory = lab.directory / name
+        self.directory.mkdir(exist_ok=True)
+
+    def wrap(self, arguments):
+        arguments = [str(a) for a in arguments]
+        if self.namespace:
+            return ["ip", "netns", "exec", self.namespace, *arguments]
+        return arguments
+
+    def environment(self, extra):
+        environment = dict(os.environ, HOME=str(self.directory))
+        for key in list(environment):
+            if key.startswith(("INP2P_", "ZTM_")) or key.lower().endswith("_proxy"):
+                del environment[key]
+        environment.update(extra or {})
+        return environment
+
+    def spawn(self, *arguments, log=None, env=None, cwd=None, **keywords):
+        log = self.directory / (log or pathlib.Path(str(arguments[0])).name + ".log")
+        process = Process(
+            self.wrap(arguments), log, cwd=cwd or self.directory, env=self.environment(env),
+            **keywords)
+        self.lab.processes.append(process)
+        return process
+
+    def run(self, *arguments, check=True, timeout=60, env=None, cwd=None, **keywords):
+        result = subprocess.run(
+            self.wrap(arguments), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout,
+            cwd=cwd or self.directory, env=self.environment(env), **keywords)
+        if check and result.returncode != 0:
+            raise Failure(
+                f"{' '.join(str(a) for a in arguments)}: status {result.returncode}\n"
+                + result.stdout.decode(errors="replace") + result.stderr.decode(errors="replace"))
+        return result
+
+    def output(self, *arguments, **keywords):
+        return self.run(*arguments, **keywords).stdout.decode(errors="replace")
+
+    def json(self, *arguments, **keywords):
+        return json.loads(self.output(*arguments, **keywords))
+
+    def cut(self, address):
+        """Drops everything between this machine and `address`, both ways."""
+        rules = (f"table inet cut {{ chain in {{ type filter hook input priority 0; "
+                 f"ip saddr {address} drop; }} chain out {{ type filter hook output priority 0; "
+                 f"ip daddr {address} drop; }} }}")
+        self.run("nft", rules)
+
+    def heal(self):
+        self.run("nft", "delete table inet cut")
+
+
+class Lab:
+    """A switch and the machines on it: 10.77.0.0/24."""
+
+    count = 0
+
+    def __init__(self, title="lab"):
+        Lab.count += 1
+        self.prefix = f"mt{os.getpid() % 100000}{Lab.count}"
+        self.namespaces = Lab.available()
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix=f"martlet-{title}-"))
+        self.hosts, self.processes, self.made = {}, [], []
+        if self.namespaces:
+            self.make(self.prefix + "net")
+            switch = ["ip", "-n", self.prefix + "net"]
+            self.ip(*switch, "link", "add", "br0", "type", "bridge")
+            self.ip(*switch, "link", "set", "br0", "up")
+
+    @staticmethod
+    def available():
+        name = f"mtprobe{os.getpid()}"
+        if os.geteuid() != 0 or not shutil.which("ip"):
+            return False
+        if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode != 0:
+            return False
+        subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        return True
+
+    @staticmethod
+    def ip(*arguments):
+        result = subprocess.run(arguments, capture_output=True)
+        if result.returncode != 0:
+            raise Failure(f"{' '.join(arguments)}: {result.stderr.decode().strip()}")
+
+    def make(self, name):
+        self.ip("ip", "netns", "add", name)
+        self.made.append(name)
+        self.ip("ip", "-n", name, "link", "set", "lo", "up")
+
+    def host(self, name):
+        number = len(self.hosts) + 2
+        host = Host(self, name, f"10.77.0.{number}" if self.namespaces else "127.0.0.1")
+        if self.namespaces:
+            self.make(host.namespace)
+            net = self.prefix + "net"
+            port = f"p{number}"
+            self.ip("ip", "-n", net, "link", "add", port, "type", "veth", "peer", "name", "eth0",
+                    "netns", host.namespace)
+            self.ip("ip", "-n", net, "link", "set", port, "master", "br0", "up")
+            inside = ["ip", "-n", host.namespace]
+            self.ip(*inside, "addr", "add", f"{host.address}/24", "dev", "eth0")
+            self.ip(*inside, "link", "set", "eth0", "up")
+        self.hosts[name] = host
+        return host
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if kind is not None and not issubclass(kind, KeyboardInterrupt):
+            self.show_logs()
+        for process in reversed(self.processes):
+            if process.alive():
+                process.popen.send_signal(signal.SIGCONT)
+                process.popen.terminate()
+        deadline = time.monotonic() + 5
+        for process in self.processes:
+            try:
+                process.popen.wait(max(0.05, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.popen.kill()
+                process.popen.wait()
+        for name in reversed(self.made):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def show_logs(self, lines=25):
+        for process in self.processes:
+            text = process.text().splitlines()[-lines:]
+            print(f"--- {' '.join(process.arguments)}", *text, sep="\n    ", file=sys.stderr)
+
+
+def wait_for(what, condition, within=15, every=0.05):
+    """Waits until `condition()` is true; returns what it returned."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            value = condition()
+        except (Failure, OSError, ValueError):
+            value = None
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise Failure(f"{what}: not within {within} s")
+        time.sleep(every)
+
+
+def fetch(url, timeout=5):
+    with urllib.request.urlopen(url, timeout=timeout) as answer:
+        return answer.read().decode()
+
+
+class Report:
+    """Prints `ok …`, `FAILED …`, `skipped …`, the lines scripts/test counts."""
+
+    def __init__(self):
+        self.failed = False
+
+    def step(self, name, action):
+        started = time.monotonic()
+        try:
+            note = action()
+        except Exception as error:  # a scenario's failure is its report
+            self.failed = True
+            print(f"FAILED  {name}: {error}", flush=True)
+            return False
+        taken = time.monotonic() - started
+        print(f"ok      {name}{f': {note}' if note else ''} ({taken:.1f} s)", flush=True)
+        return True
+
+    def skip(self, name, why):
+        print(f"skipped {name}: {why}", flush=True)
+
+    def finish(self):
+        sys.exit(1 if self.failed else 0)
