@@ -54,4 +54,7 @@ package struct LoopThread: @unchecked Sendable {
 
   /// Waits until the body has ended. Once per thread.
   package func join() { pthread_join(thread, nil) }
+
+  /// Gives up the right to join.
+  func detach() { pthread_detach(thread) }
 }

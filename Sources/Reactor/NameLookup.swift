@@ -29,21 +29,29 @@ package final class NameLookup {
 
   private let loop: EventLoop
   private let worker: WorkerThread
+  private let resolver: Resolver
   private var questions: [UInt64: Question] = [:]
   private var lastID: UInt64 = 0
 
-  package init(_ loop: EventLoop) throws(SystemError) {
+  /// Asks for one name and blocks; runs on any of the lookup threads.
+  package typealias Resolver = @Sendable (String) -> Result<[IPAddress], LookupFailure>
+
+  /// - Parameter resolver: getaddrinfo unless a test wants another.
+  package init(
+    _ loop: EventLoop, resolver: @escaping Resolver = NameLookup.systemResolver
+  ) throws(SystemError) {
     self.loop = loop
+    self.resolver = resolver
     worker = try WorkerThread(
       name: "name lookup", threads: ReactorLimits.lookupThreads, limit: ReactorLimits.lookupQueue)
   }
 
-  /// Ends the threads; waits for a question that is being asked. Questions that
-  /// are open are dropped.
+  /// Drops the open questions and lets the threads end; does not wait for a
+  /// resolver that is stuck.
   package func close() {
     for question in questions.values { loop.cancel(question.timer) }
     questions.removeAll()
-    worker.close()
+    worker.abandon()
   }
 
   /// Questions not answered yet.
@@ -64,9 +72,15 @@ package final class NameLookup {
       questions[id] = Question(completion: completion, timer: timer)
       return Token(id: id)
     }
+    let deadline = EventLoop.clock() + timeout
+    let resolver = resolver
     let isQueued = worker.submit(
-      for: loop, { Self.ask(host) }, completion: { [weak self] in self?.answer(id, $0) })
-    let timer = loop.schedule(at: isQueued ? loop.now + timeout : loop.now) { [weak self] in
+      for: loop,
+      {
+        // Nobody waits any more: do not hold up the others.
+        EventLoop.clock() < deadline ? resolver(host) : .failure(.timedOut)
+      }, completion: { [weak self] in self?.answer(id, $0) })
+    let timer = loop.schedule(at: isQueued ? deadline : loop.now) { [weak self] in
       self?.answer(id, .failure(isQueued ? .timedOut : .busy))
     }
     questions[id] = Question(completion: completion, timer: timer)
@@ -103,10 +117,15 @@ package final class NameLookup {
     if lower == "localhost" || lower.hasSuffix(".localhost") {
       return .success([.loopbackV4, .loopbackV6])
     }
+    // Never exists (RFC 6761 §6.4).
+    if lower == "invalid" || lower.hasSuffix(".invalid") {
+      return .failure(.notFound("no such name"))
+    }
     return nil
   }
 
-  private static func ask(_ host: String) -> Result<[IPAddress], LookupFailure> {
+  /// getaddrinfo: etc/hosts, then DNS, as the system is set up.
+  package static func systemResolver(_ host: String) -> Result<[IPAddress], LookupFailure> {
     unsafe withUnsafeTemporaryAllocation(
       of: martlet_endpoint.self, capacity: ReactorLimits.addressesPerName
     ) { buffer in

@@ -87,6 +87,9 @@ extension StreamConnection {
     write(bytes, bytes.extracting(0..<0))
   }
 
+  /// The same for a control message.
+  package func writeAll(_ bytes: [UInt8]) -> Bool { writeAll(bytes.span.bytes) }
+
   /// Puts bytes behind the backlog without a system call; `flush` sends them.
   /// For many small frames in one batch. All or nothing.
   package func enqueue(_ bytes: RawSpan) -> Bool {

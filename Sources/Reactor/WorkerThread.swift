@@ -86,6 +86,23 @@ package final class WorkerThread: @unchecked Sendable {
     for thread in ended { thread.join() }
   }
 
+  /// Forgets what is queued and lets the threads end by themselves when they
+  /// come back from whatever they are blocked in. Does not wait.
+  package func abandon() {
+    let (dropped, left) = locked {
+      isClosing = true
+      let dropped = queue
+      queue = []
+      head = 0
+      let left = threads
+      threads = []
+      unsafe pthread_cond_broadcast(condition)
+      return (dropped, left)
+    }
+    for thread in left { thread.detach() }
+    withExtendedLifetime(dropped) {}
+  }
+
   private func work() {
     while true {
       unsafe pthread_mutex_lock(mutex)
