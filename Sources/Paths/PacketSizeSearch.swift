@@ -27,6 +27,8 @@ struct PacketSizeSearch: Sendable {
     case verified
     /// The present size is not answered while small pings are.
     case blackHole
+    /// Not even the smallest size is answered while small pings are.
+    case exhausted
   }
 
   static let base = PathSizes.inner(ofDatagram: PathSizes.baseDatagram)
@@ -62,9 +64,10 @@ struct PacketSizeSearch: Sendable {
     current = min(Self.base, ceiling)
   }
 
-  /// The next size to probe now, if any.
-  mutating func nextProbe(now: Instant) -> Int? {
-    if isComplete, now >= raiseAt {
+  /// The next size to probe now, if any. `mayRaise`: the pair is in use, so a
+  /// wider path is worth looking for.
+  mutating func nextProbe(mayRaise: Bool, now: Instant) -> Int? {
+    if mayRaise, isComplete, now >= raiseAt {
       isComplete = false
       failing = ceiling + Self.step
       raiseAt = .distantFuture
@@ -214,10 +217,10 @@ struct PacketSizeSearch: Sendable {
   }
 
   /// The earliest instant at which there is something to do.
-  func nextDeadline(now: Instant) -> Instant {
+  func nextDeadline(mayRaise: Bool, now: Instant) -> Instant {
     if check == nil, checkWanted { return now }
     if reach == nil, !isComplete, confirmed > 0 || reachSize == 0 { return now }
-    var next = isComplete ? raiseAt : Instant.distantFuture
+    var next = isComplete && mayRaise ? raiseAt : Instant.distantFuture
     if let check { next = min(next, check.deadline) }
     if let reach { next = min(next, reach.deadline) }
     return next
@@ -233,7 +236,7 @@ struct PacketSizeSearch: Sendable {
       checkWanted = false
       isComplete = true
       raiseAt = now + PathTunables.sizeRaise
-      return .nothing
+      return .exhausted
     }
     let wasInDoubt = confirmed >= size
     current = size > Self.base ? Self.base : Self.minimum

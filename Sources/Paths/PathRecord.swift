@@ -44,6 +44,8 @@ struct PathRecord: Sendable {
   var lastHeard = Instant.distantPast
   var lastPing = Instant.distantPast
   var lastPong = Instant.distantPast
+  /// Last proof that both directions work: a PONG or an acknowledgement.
+  var lastAnswered = Instant.distantPast
   var lastActivity = Instant.distantPast
   var unanswered = 0
   var firstUnanswered = Instant.distantPast

@@ -251,7 +251,10 @@ extension PeerPaths {
     records[i].unprovenSent = 0
     records[i].unprovenReceived = 0
     records[i].quietInterval = PathTunables.lightQuiet
-    if isReturn { records[i].datagramSize.restart() }
+    if isReturn {
+      records[i].datagramSize.restart()
+      records[i].roundTrip.forgetLoss()
+    }
     records[i].startHold(now)
     records[i].nextAction = now
     laneRecords[Int(lane)] = i

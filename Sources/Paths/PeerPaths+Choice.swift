@@ -49,10 +49,11 @@ extension PeerPaths {
     let challenger = records[best]
     let holder = records[current]
     if standing(holder, now: now) == .doubtful {
-      // Only for a path that has been heard since: all may be silent at once.
+      // Only for a path that has answered since: all may be silent at once.
+      var doubtSince = holder.lastAnswered
+      if holder.unanswered > 0 { doubtSince = max(doubtSince, holder.firstUnanswered) }
       let isFresh =
-        challenger.lastHeard > holder.lastHeard
-        || (!holder.isSuspect && holder.dropsData)
+        challenger.lastPong > doubtSince || (!holder.isSuspect && holder.dropsData)
       if standing(challenger, now: now) < .doubtful, isFresh {
         setPrimary(
           best, reason: holder.isSuspect ? .primarySuspect : .primaryDropsData, now: now)

@@ -2,7 +2,7 @@
 /// candidates, pings on paths, suspect, dead, return.
 
 #if canImport(Bytes)
-  package import Bytes
+  import Bytes
 #endif
 
 extension PeerPaths {
@@ -128,11 +128,12 @@ extension PeerPaths {
 
   /// One more ping went unanswered. False when that was the end.
   private mutating func pingTimedOut(_ i: Int, now: Instant) -> Bool {
-    records[i].roundTrip.addLoss(lost: 1, of: 1)
     let count = records[i].unanswered
     let silent = records[i].lastHeard < records[i].firstUnanswered
     if count == 1, records[i].lane == primary { askOthers(than: i, now: now) }
-    let suspectAt = silent ? PathTunables.suspectTimeouts : PathTunables.suspectOneWay
+    // Neither pings nor data are answered: what still arrives is no comfort.
+    let isPlain = silent || records[i].laneTimeouts >= PathTunables.suspectLaneTimeouts
+    let suspectAt = isPlain ? PathTunables.suspectTimeouts : PathTunables.suspectOneWay
     let deadAt = silent ? PathTunables.deadTimeouts : PathTunables.deadOneWay
     if count >= deadAt {
       lower(i, reason: silent ? .unanswered : .oneWay, now: now)
@@ -160,6 +161,7 @@ extension PeerPaths {
     guard records[i].isSuspect, let lane = records[i].lane else { return }
     records[i].isSuspect = false
     records[i].reason = .recovered
+    records[i].roundTrip.forgetLoss()
     records[i].startHold(now)
     note(.recovered, records[i].carrier, lane: lane, 0, 0, now)
     emit(.recovered(lane: lane))
@@ -205,7 +207,7 @@ extension PeerPaths {
       next = pingDue(i, now: now)
     }
     if records[i].isDatagram {
-      next = min(next, records[i].datagramSize.nextDeadline(now: now))
+      next = min(next, records[i].datagramSize.nextDeadline(mayRaise: isActive(now), now: now))
     }
     if records[i].dropsData { next = min(next, records[i].dataRetry) }
     if records[i].holdUntil > now { next = min(next, records[i].holdUntil) }
@@ -232,6 +234,8 @@ extension PeerPaths {
     case .verified:
       // The size is right and pings pass: it is data that vanishes.
       if records[i].laneTimeouts >= PathTunables.dropsDataTimeouts { leaveData(i, now: now) }
+    case .exhausted:
+      if records[i].laneTimeouts > 0 { leaveData(i, now: now) }
     case .changed, .blackHole:
       let size = records[i].maximumPacket
       note(
@@ -285,6 +289,7 @@ extension PeerPaths {
     records[i].dataRetry = .distantFuture
     records[i].laneTimeouts = 0
     records[i].reason = .dataPasses
+    records[i].roundTrip.forgetLoss()
     records[i].startHold(now)
     note(.dataPasses, records[i].carrier, lane: lane, 0, 0, now)
     emit(.recovered(lane: lane))

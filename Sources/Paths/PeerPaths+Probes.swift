@@ -110,7 +110,9 @@ extension PeerPaths {
       size = records[i].maximumPacket
       challenge = random.next()
       records[i].dataProbe = PathChallenge(value: challenge, sentAt: now, isUsed: true)
-    } else if records[i].isDatagram, let wanted = records[i].datagramSize.nextProbe(now: now) {
+    } else if records[i].isDatagram, let wanted = records[i].datagramSize.nextProbe(
+      mayRaise: isActive(now), now: now)
+    {
       size = wanted
       challenge = random.next()
       records[i].datagramSize.sent(

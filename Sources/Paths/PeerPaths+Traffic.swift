@@ -52,6 +52,7 @@ extension PeerPaths {
   /// The peer acknowledged something new that left on `lane`.
   package mutating func acked(on lane: UInt8, now: Instant) {
     guard let i = index(of: lane) else { return }
+    records[i].lastAnswered = now
     if records[i].isSuspect || records[i].laneTimeouts > 0 {
       records[i].timeouts = 0
       records[i].unanswered = 0
@@ -70,7 +71,8 @@ extension PeerPaths {
     if count >= PathTunables.suspectLaneTimeouts {
       askOthers(than: i, now: now)
       let silent = records[i].lastHeard < now - records[i].roundTrip.timeout * 2
-      if silent { suspect(i, reason: .laneTimeouts, now: now) }
+      let isAlone = records[i].timeouts >= PathTunables.suspectTimeouts
+      if silent || isAlone { suspect(i, reason: .laneTimeouts, now: now) }
     }
     if count >= PathTunables.dropsDataTimeouts, !records[i].isDatagram,
       records[i].lastPong > now - records[i].roundTrip.timeout * 4
@@ -212,11 +214,18 @@ extension PeerPaths {
   ) {
     records[i].probesAnswered &+= 1
     records[i].roundTrip.add(now - sentAt, now: now)
+    // A lost ping or two before this one are loss; more is an outage, which
+    // the hold-down remembers.
+    let missed = max(0, records[i].timeouts)
+    if missed <= PathTunables.suspectTimeouts {
+      for _ in 0..<missed { records[i].roundTrip.addLoss(lost: 1, of: 1) }
+    }
     records[i].roundTrip.addLoss(lost: 0, of: 1)
     if let observed, records[i].isDatagram {
       emit(.observedAddress(carrier: records[i].carrier, endpoint: observed))
     }
     records[i].lastPong = now
+    records[i].lastAnswered = now
     if records[i].isUp {
       // Quiet and answering: ask less and less often.
       if records[i].unanswered > 0 {

@@ -1,0 +1,245 @@
+import Bytes
+import Paths
+import Testing
+
+@Test func firstBytesThroughTheRelayThenDirect() {
+  let world = World(seed: 1, links: [.udp(1, delay: .milliseconds(10)), .relay(delay: .milliseconds(20))])
+  let start = world.now
+  world.begin()
+  #expect(world.primaryTier() == .serverRelay)
+  world.run(for: .milliseconds(100))
+  #expect(world.primaryTier() == .udpDirect)
+  #expect(world.primaryTier(1) == .udpDirect)
+  let upgraded = world.firstSwitch(after: start + .nanoseconds(1))
+  #expect(upgraded == start + .milliseconds(20), "one round trip")
+  #expect(world.nodes[0].history.contains { $0.reason == .betterTier })
+  #expect(world.nodes[0].whyNotBetter(now: world.now).isEmpty)
+}
+
+@Test func bothEndsLearnWhereTheyAreSeen() {
+  let world = World(seed: 1, links: [.udp(1, delay: .milliseconds(10))])
+  world.begin()
+  world.run(for: .milliseconds(100))
+  let expected = world.links[0].ends[1].remote
+  let seen = world.events[0].contains {
+    if case .observedAddress(_, let endpoint) = $0.event { endpoint == expected } else { false }
+  }
+  #expect(seen)
+}
+
+@Test func sameSeedSameTrace() {
+  func trace(_ seed: UInt64) -> UInt64 {
+    var relay = TestLink.relay(delay: .milliseconds(20))
+    relay.lossPerMille = 20
+    var direct = TestLink.udp(1, delay: .milliseconds(10))
+    direct.lossPerMille = 50
+    let world = World(seed: seed, links: [direct, relay])
+    world.begin()
+    world.startTraffic(every: .milliseconds(10))
+    world.at(.seconds(3)) { $0.links[0].passes = [false, false] }
+    world.at(.seconds(6)) { $0.links[0].passes = [true, true] }
+    world.run(for: .seconds(20))
+    return world.trace
+  }
+  #expect(trace(7) == trace(7))
+  #expect(trace(7) != trace(8))
+}
+
+/// Silent death of the path in use, over round trips and loss rates.
+@Test func deadPathIsLeftWithinASecond() {
+  var times: [Double] = []
+  for seed in 0..<200 as Range<UInt64> {
+    var random = SeededRandom(testSeed: seed)
+    let delay = TimeAmount.milliseconds(Int64(1 + random.next() % 60))
+    var direct = TestLink.udp(1, delay: delay)
+    direct.lossPerMille = Int(random.next() % 20)
+    let world = World(
+      seed: seed, links: [direct, .relay(delay: .milliseconds(Int64(5 + random.next() % 80)))])
+    world.begin()
+    world.run(for: .seconds(1))
+    world.startTraffic(every: .milliseconds(5))
+    world.run(for: .seconds(4) + .milliseconds(Int64(random.next() % 1000)))
+    guard world.primaryTier() == .udpDirect else { continue }
+    let cut = world.now
+    // Both directions, or one of them.
+    let kind = seed % 3
+    world.links[0].passes = [kind == 1, kind == 2]
+    world.run(for: .seconds(5))
+    let left = world.firstSwitch(after: cut)
+    #expect(left != nil, "seed \(seed)")
+    #expect(world.primaryTier() == .serverRelay, "seed \(seed)")
+    if let left { times.append((left - cut).inMilliseconds) }
+  }
+  times.sort()
+  #expect(times.count > 150)
+  let p50 = times[times.count / 2]
+  let p95 = times[times.count * 95 / 100]
+  print("death left after p50 \(p50) ms, p95 \(p95) ms, worst \(times.last ?? 0) ms")
+  #expect(p95 < 1_000)
+}
+
+/// The end that only receives must notice as well: its answers go that way.
+@Test func receiverLeavesADeadPathToo() {
+  var times: [Double] = []
+  for seed in 0..<100 as Range<UInt64> {
+    let world = World(
+      seed: seed,
+      links: [.udp(1, delay: .milliseconds(Int64(1 + seed % 50))), .relay(delay: .milliseconds(30))])
+    world.begin()
+    world.run(for: .seconds(1))
+    world.startTraffic(every: .milliseconds(5))
+    world.run(for: .seconds(4))
+    let cut = world.now
+    world.links[0].passes = [false, false]
+    world.run(for: .seconds(5))
+    let left = world.firstSwitch(after: cut, node: 1)
+    #expect(left != nil, "seed \(seed)")
+    if let left { times.append((left - cut).inMilliseconds) }
+  }
+  times.sort()
+  print("receiver left after p95 \(times[times.count * 95 / 100]) ms")
+  #expect(times[times.count * 95 / 100] < 1_000)
+}
+
+@Test func returnsToTheBetterPathWhenItAnswersAgain() {
+  for seed in 0..<30 as Range<UInt64> {
+    let world = World(
+      seed: seed, links: [.udp(1, delay: .milliseconds(5)), .relay(delay: .milliseconds(20))])
+    world.begin()
+    world.startTraffic(every: .milliseconds(5))
+    world.run(for: .seconds(5))
+    #expect(world.primaryTier() == .udpDirect, "seed \(seed)")
+    let lane = world.nodes[0].primary
+    world.links[0].passes = [false, false]
+    world.run(for: .seconds(4) + .milliseconds(Int64(seed) * 37))
+    #expect(world.primaryTier() == .serverRelay, "seed \(seed)")
+    let healed = world.now
+    world.links[0].passes = [true, true]
+    world.run(for: .seconds(4))
+    #expect(world.primaryTier() == .udpDirect, "seed \(seed)")
+    #expect(world.nodes[0].primary == lane, "the lane is kept, seed \(seed)")
+    let back = world.firstSwitch(after: healed)
+    #expect(back.map { $0 - healed < .milliseconds(1_800) } == true, "seed \(seed)")
+    #expect(world.longestGap < .seconds(1), "seed \(seed)")
+  }
+}
+
+@Test func allPathsDeadAndBack() {
+  let world = World(
+    seed: 4, links: [.udp(1, delay: .milliseconds(5)), .relay(delay: .milliseconds(20))])
+  world.begin()
+  world.startTraffic(every: .milliseconds(5))
+  world.run(for: .seconds(3))
+  world.links[0].passes = [false, false]
+  world.links[1].passes = [false, false]
+  world.run(for: .seconds(10))
+  #expect(world.events[0].contains { $0.event == .allPathsDead })
+  #expect(world.nodes[0].primary == nil)
+  world.links[0].passes = [true, true]
+  world.run(for: .seconds(2))
+  #expect(world.primaryTier() == .udpDirect)
+}
+
+@Test func closedRelayIsReplacedAtOnce() {
+  let world = World(
+    seed: 5,
+    links: [.tcp(delay: .milliseconds(15)), .relay(delay: .milliseconds(20))])
+  world.begin()
+  world.run(for: .seconds(1))
+  #expect(world.primaryTier() == .tcpDirect)
+  let now = world.now
+  world.nodes[0].carrierClosed(world.links[0].ends[0], now: now)
+  world.drain()
+  #expect(world.primaryTier() == .serverRelay)
+  #expect(world.firstSwitch(after: now) == now)
+  #expect(world.nodes[0].history.last?.reason == .primaryDown)
+}
+
+/// A link that comes and goes every second or two must not drag traffic along.
+@Test func flappingLinkIsNotFollowed() {
+  var worst = 0
+  for seed in 0..<20 as Range<UInt64> {
+    let world = World(
+      seed: seed, links: [.udp(1, delay: .milliseconds(5)), .relay(delay: .milliseconds(20))])
+    world.begin()
+    world.startTraffic(every: .milliseconds(10))
+    world.run(for: .seconds(2))
+    var random = SeededRandom(testSeed: seed)
+    var up = true
+    let start = world.now
+    while world.now - start < .minutes(5) {
+      up.toggle()
+      world.links[0].passes = [up, up]
+      world.run(for: .milliseconds(700 + Int64(random.next() % 2_000)))
+    }
+    worst = max(worst, world.switches())
+    world.links[0].passes = [true, true]
+    world.run(for: .seconds(75))
+    #expect(world.primaryTier() == .udpDirect, "calm again, seed \(seed)")
+  }
+  print("switches in 5 min of flapping (about 170 changes): at most \(worst)")
+  #expect(worst <= 20)
+}
+
+/// Two equal paths whose round trips wander must not be played against each other.
+@Test func wanderingRoundTripsDoNotFlap() {
+  let world = World(
+    seed: 6,
+    links: [.udp(1, delay: .milliseconds(20)), .udp(2, delay: .milliseconds(21))])
+  world.begin()
+  world.startTraffic(every: .milliseconds(20))
+  var random = SeededRandom(testSeed: 9)
+  for _ in 0..<300 {
+    for l in 0..<2 { world.links[l].delay = .milliseconds(15 + Int64(random.next() % 10)) }
+    world.run(for: .seconds(1))
+  }
+  #expect(world.switches() <= 3)
+}
+
+@Test func muchBetterQualityWins() {
+  let world = World(
+    seed: 7,
+    links: [.udp(1, delay: .milliseconds(100)), .udp(2, delay: .milliseconds(10))])
+  world.begin()
+  world.startTraffic(every: .milliseconds(20))
+  world.run(for: .seconds(10))
+  #expect(world.primaryCarrier() == world.links[1].ends[0])
+  // A hopeless direct path loses even to the server.
+  let far = World(
+    seed: 8, links: [.udp(1, delay: .milliseconds(400)), .relay(delay: .milliseconds(10))])
+  far.begin()
+  far.run(for: .seconds(10))
+  #expect(far.primaryTier() == .serverRelay)
+  #expect(far.nodes[0].whyNotBetter(now: far.now).first?.reason == .worseQuality)
+}
+
+@Test func idlePairIsQuiet() {
+  let world = World(
+    seed: 9, links: [.udp(1, delay: .milliseconds(10)), .relay(delay: .milliseconds(20))])
+  world.begin()
+  world.run(for: .hours(1))
+  let before = world.sentBytes
+  world.run(for: .hours(24))
+  let day = world.sentBytes[0] - before[0] + world.sentBytes[1] - before[1]
+  print("idle pair: \(day) bytes a day")
+  #expect(day < 150_000)
+  #expect(world.primaryTier() == .udpDirect)
+}
+
+@Test func pathThatAnswersPingsButSwallowsDataIsLeft() {
+  let world = World(
+    seed: 10, links: [.udp(1, delay: .milliseconds(10)), .relay(delay: .milliseconds(20))])
+  world.begin()
+  world.startTraffic(every: .milliseconds(10))
+  world.run(for: .seconds(3))
+  #expect(world.primaryTier() == .udpDirect)
+  let cut = world.now
+  world.links[0].swallowsLarge = true
+  world.run(for: .seconds(8))
+  #expect(world.primaryTier() == .serverRelay)
+  let left = world.firstSwitch(after: cut)
+  #expect(left.map { $0 - cut < .seconds(4) } == true)
+  world.links[0].swallowsLarge = false
+  world.run(for: .seconds(90))
+  #expect(world.primaryTier() == .udpDirect)
+}
