@@ -18,11 +18,13 @@ public func fuzzOne(_ data: UnsafePointer<UInt8>, _ size: Int) -> CInt {
   let text = String(decoding: bytes, as: UTF8.self)
   do {
     let listen = try ListenAddress(text)
-    precondition(try ListenAddress(listen.description) == listen)
+    let again = try ListenAddress(listen.description)
+    precondition(again == listen, "does not print what it read")
   } catch {}
   do {
     let target = try TunnelTarget(text)
-    precondition(try TunnelTarget(target.description) == target)
+    let again = try TunnelTarget(target.description)
+    precondition(again == target, "does not print what it read")
   } catch {}
   do { _ = try CallerList(text).admits(.loopbackV4) } catch {}
   do {
