@@ -72,6 +72,16 @@ public struct ContiguousQueue {
         byteCount: range.count))
   }
 
+  /// Appends the `range`, counted from the front, to `output`, which has room.
+  @inlinable public func load(_ range: Range<Int>, into output: inout OutputRawSpan) {
+    precondition(range.lowerBound >= 0 && range.upperBound <= count)
+    guard let storage, !range.isEmpty else { return }
+    unsafe output.write(
+      RawSpan(
+        _unsafeStart: UnsafeRawPointer(storage.base + head + range.lowerBound),
+        byteCount: range.count))
+  }
+
   /// Lends the `range`, counted from the front, to be changed in place.
   @inlinable public mutating func withMutableBytes<R>(
     _ range: Range<Int>, _ body: (inout MutableRawSpan) -> R

@@ -116,7 +116,8 @@ extension Multiplexer {
 extension Multiplexer {
   /// Opens a stream. Bytes written before the next `fill` travel with the
   /// request (0-RTT), as long as they fit its packet.
-  /// - Parameter request: at most 1,024 bytes, told to the peer as they are.
+  /// - Parameter request: at most 480 bytes (it must fit one packet
+  ///   of the smallest path), told to the peer as they are.
   package func open(request: RawSpan, now: Instant) throws(OpenFailure) -> StreamID {
     try core.open(request: request, now: now)
   }

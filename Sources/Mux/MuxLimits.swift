@@ -19,7 +19,8 @@ package enum MuxProtocol {
   package static let initialSessionCredit = 1 << 20
   /// An id further than this above the watermark closes the session.
   package static let streamDistance: UInt32 = 65_536
-  package static let requestBytes = 1_024
+  /// Fits one packet of the smallest path (548 bytes of UDP payload).
+  package static let requestBytes = 480
   package static let wordsBytes = 256
   package static let maximumPacket = 65_488
   package static let datagramBytes = 65_507

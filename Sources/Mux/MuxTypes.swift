@@ -126,7 +126,7 @@ package enum MuxFailure: UInt16, Error, Equatable, Sendable {
 
 /// Why a stream cannot be opened.
 package enum OpenFailure: Error, Equatable, Sendable {
-  /// The request is longer than `MuxLimits.requestBytes`.
+  /// The request is longer than `MuxProtocol.requestBytes` (480).
   case requestTooLong
   /// As many streams as the limits allow, or ids too far ahead of the peer.
   case tooManyStreams

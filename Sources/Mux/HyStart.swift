@@ -1,0 +1,59 @@
+/// HyStart++ (RFC 9406): leaves slow start when the round trip grows, through a
+/// stretch of conservative slow start in case that was a fluke.
+
+#if canImport(Bytes)
+import Bytes
+#endif
+
+struct HyStart {
+  // RFC 9406 §4.3, with two adaptations: acknowledgements come at most four
+  // times a round trip, so three samples make a round's minimum (not 8), and
+  // there is no limit L per acknowledgement because packets are paced.
+  static let minimumThreshold: TimeAmount = .milliseconds(4)
+  static let maximumThreshold: TimeAmount = .milliseconds(16)
+  static let divisor: Int64 = 8
+  static let samples = 3
+  static let growthDivisor = 4.0
+  static let conservativeRounds = 5
+
+  private var lastRoundMinimum: TimeAmount?
+  private var roundMinimum: TimeAmount?
+  private var sampleCount = 0
+  private var conservativeBaseline: TimeAmount?
+  private var roundsLeft = 0
+
+  /// True in conservative slow start: grow by a quarter.
+  var isConservative: Bool { conservativeBaseline != nil }
+
+  /// The slow start is over after so many conservative rounds.
+  private var isOver = false
+
+  mutating func roundEnded() {
+    lastRoundMinimum = roundMinimum ?? lastRoundMinimum
+    roundMinimum = nil
+    sampleCount = 0
+    if isConservative {
+      roundsLeft -= 1
+      if roundsLeft <= 0 { isOver = true }
+    }
+  }
+
+  /// Takes a round-trip sample; true when slow start must end now.
+  mutating func sampled(_ roundTrip: TimeAmount) -> Bool {
+    roundMinimum = roundMinimum.map { min($0, roundTrip) } ?? roundTrip
+    sampleCount += 1
+    guard !isOver else { return true }
+    guard sampleCount >= Self.samples, let current = roundMinimum else { return false }
+    if let baseline = conservativeBaseline {
+      // The growth was a fluke: back to slow start.
+      if current < baseline { conservativeBaseline = nil }
+    } else if let last = lastRoundMinimum {
+      let threshold = max(Self.minimumThreshold, min(last / Self.divisor, Self.maximumThreshold))
+      if current >= last + threshold {
+        conservativeBaseline = current
+        roundsLeft = Self.conservativeRounds
+      }
+    }
+    return false
+  }
+}

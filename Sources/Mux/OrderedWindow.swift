@@ -1,0 +1,86 @@
+/// The in-flight limit of a direct TCP carrier: the kernel controls the rate,
+/// we only keep its queue short: delivery rate × (minimum round trip + 5 ms)
+/// (DESIGN §1.3). At the start the limit doubles per round while the rate
+/// still grows, as in BBR's startup.
+
+#if canImport(Bytes)
+import Bytes
+#endif
+
+struct OrderedWindow {
+  static let queueTime: TimeAmount = .milliseconds(5)
+  static let initial = 128 << 10
+  static let minimumPackets = 4
+
+  var packet: Int
+  private(set) var window = OrderedWindow.initial
+  private(set) var isStartup = true
+  private var rate = RateFilter()
+  private var fullRate = 0.0
+  private var flatRounds = 0
+
+  init(packet: Int) { self.packet = packet }
+
+  mutating func acknowledged(_ sample: AckSample) {
+    rate.add(sample.deliveryRate, isAppLimited: sample.isRateAppLimited, roundEnded: sample.roundEnded)
+    let target = rate.best * (sample.minimum + Self.queueTime).inSeconds
+    if isStartup {
+      if sample.wasUtilised { window += sample.bytes }
+      if sample.roundEnded, !sample.isRateAppLimited {
+        if rate.best >= fullRate * 1.25 {
+          fullRate = rate.best
+          flatRounds = 0
+        } else {
+          flatRounds += 1
+          if flatRounds >= 3 { isStartup = false }
+        }
+      }
+    } else if rate.best > 0 {
+      window = Int(target)
+    }
+    let floor = max(Self.minimumPackets * packet, 64 << 10)
+    window = min(max(window, floor), CongestionTuning.maximumWindow)
+  }
+
+  mutating func collapsed() { restartAfterIdle() }
+
+  mutating func restartAfterIdle() {
+    window = Self.initial
+    isStartup = true
+    fullRate = 0
+    flatRounds = 0
+  }
+}
+
+/// The best delivery rate of the last five to ten rounds. Rounds in which the
+/// application was the limit say nothing about the path and do not age it.
+struct RateFilter {
+  static let rounds = 5
+  private var current = 0.0
+  private var previous = 0.0
+  private var fullRounds = 0
+  private var sawFullSample = false
+
+  var best: Double { max(current, previous) }
+
+  mutating func add(_ rate: Double, isAppLimited: Bool, roundEnded: Bool) {
+    if rate > 0 {
+      if !isAppLimited {
+        sawFullSample = true
+        current = max(current, rate)
+      } else if rate > best {
+        current = rate
+      }
+    }
+    guard roundEnded, sawFullSample else { return }
+    sawFullSample = false
+    fullRounds += 1
+    if fullRounds >= Self.rounds {
+      fullRounds = 0
+      previous = current
+      current = 0
+    }
+  }
+
+  mutating func reset() { self = RateFilter() }
+}
