@@ -56,6 +56,13 @@ package struct HandshakeTransmit: Sendable {
   /// At most 148 bytes.
   package var bytes: [UInt8]
   package var route: Route
+
+  package init(kind: Kind, peer: PeerHandle?, bytes: [UInt8], route: Route) {
+    self.kind = kind
+    self.peer = peer
+    self.bytes = bytes
+    self.route = route
+  }
 }
 
 package enum SessionEvent: Sendable, Equatable {
