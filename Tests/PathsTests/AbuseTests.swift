@@ -189,8 +189,8 @@ private func ready(_ seed: UInt64 = 1) -> PeerPaths {
   for seed in 0..<60 as Range<UInt64> {
     var random = SeededRandom(testSeed: seed &+ 1000)
     var links = [
-      TestLink.udp(1, delay: .milliseconds(Int64(1 + random.next() % 80))),
-      TestLink.udp(2, delay: .milliseconds(Int64(1 + random.next() % 80)), tier: .udpPunch),
+      TestLink.udp(1, delay: .milliseconds(Int64(1 + random.next() % 40))),
+      TestLink.udp(2, delay: .milliseconds(Int64(1 + random.next() % 40)), tier: .udpPunch),
       TestLink.relay(delay: .milliseconds(Int64(5 + random.next() % 80))),
     ]
     for l in links.indices {

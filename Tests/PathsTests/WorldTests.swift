@@ -219,10 +219,12 @@ import Testing
   world.begin()
   world.run(for: .hours(1))
   let before = world.sentBytes
+  let steps = world.steps
   world.run(for: .hours(24))
   let day = world.sentBytes[0] - before[0] + world.sentBytes[1] - before[1]
   print("idle pair: \(day) bytes a day")
   #expect(day < 150_000)
+  #expect(world.steps - steps < 10_000, "timers do not spin")
   #expect(world.primaryTier() == .udpDirect)
 }
 
@@ -242,4 +244,27 @@ import Testing
   world.links[0].swallowsLarge = false
   world.run(for: .seconds(90))
   #expect(world.primaryTier() == .udpDirect)
+}
+
+/// Per-packet calls are cheap: no allocation, no search beyond the last hit.
+@Test func packetCallsAreCheap() {
+  let world = World(
+    seed: 11, links: [.udp(1, delay: .milliseconds(1)), .relay(delay: .milliseconds(20))])
+  world.begin()
+  world.run(for: .seconds(1))
+  var paths = world.nodes[0]
+  let carrier = world.links[0].ends[0]
+  let lane = paths.primary ?? 255
+  var now = world.now
+  let clock = ContinuousClock()
+  let calls = 500_000
+  let took = clock.measure {
+    for _ in 0..<calls {
+      now += .microseconds(2)
+      paths.received(from: carrier, bytes: 1440, carriesData: true, now: now)
+      paths.sent(on: lane, bytes: 1440, ackEliciting: true, now: now)
+    }
+  }
+  print("received + sent: \(took / calls)")
+  #expect(paths.snapshots.contains { $0.bytesReceived > UInt64(calls) * 1_440 })
 }
