@@ -35,7 +35,7 @@ package struct CommandSpec: Sendable {
   package var isInactive: Bool
 
   package init(
-    _ path: [[String]], _ positionals: [Positional] = [], flags: [Flag] = [],
+    _ path: [[String]], _ positionals: [Positional], flags: [Flag] = [],
     inactive: Bool = false, _ summary: String, examples: [String] = []
   ) {
     self.path = path
@@ -44,6 +44,14 @@ package struct CommandSpec: Sendable {
     self.summary = summary
     self.examples = examples
     self.isInactive = inactive
+  }
+
+  /// A command without positionals.
+  package init(
+    _ path: [[String]], flags: [Flag] = [], inactive: Bool = false, _ summary: String,
+    examples: [String] = []
+  ) {
+    self.init(path, [], flags: flags, inactive: inactive, summary, examples: examples)
   }
 
   /// The words as they are documented: "tunnel open inbound".
