@@ -124,7 +124,7 @@ package struct CommandParser {
       return UsageError("unknown command \"\(word)\"; expected one of: \(list)")
     }
     if depth == 0 { return UsageError("no command given; expected one of: \(list)") }
-    return UsageError("\(arguments[position - 1]): what? Expected one of: \(list)")
+    return UsageError("\(arguments[position - 1]) needs a word more, one of: \(list)")
   }
 
   private mutating func takePositional(_ word: String) throws(UsageError) {

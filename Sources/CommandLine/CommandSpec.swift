@@ -137,6 +137,11 @@ package struct UsageError: Error, Hashable, Sendable {
 package struct SecretArgument: Hashable, Sendable {
   package var index: Int
   package var offset: Int
+
+  package init(index: Int, offset: Int) {
+    self.index = index
+    self.offset = offset
+  }
 }
 
 /// Either something to do, or the end.

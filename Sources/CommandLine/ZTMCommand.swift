@@ -15,6 +15,10 @@ package enum TunnelObject: String, Hashable, Sendable {
 
 /// Options of `run agent` and `start agent`.
 package struct ZTMAgentOptions: Hashable, Sendable {
+  package init(dataDirectory: String? = nil, listen: ListenAddress? = nil) {
+    self.dataDirectory = dataDirectory
+    self.listen = listen
+  }
   package var dataDirectory: String?
   package var listen: ListenAddress?
 }
