@@ -44,7 +44,7 @@ package final class EventLoop: @unchecked Sendable {
     var generation: UInt32 = 0
   }
 
-  struct Inbox: ~Copyable {
+  struct Inbox {
     var work: [LoopWork] = []
     var isStopped = false
   }
@@ -52,7 +52,7 @@ package final class EventLoop: @unchecked Sendable {
   package let name: String
 
   // Shared between threads.
-  let inbox = Mutex(Inbox())
+  let inbox = Lock(Inbox())
   /// The kernel's id of the running thread; 0 = not running.
   let threadID = Atomic<Int32>(0)
   let bell: Int32

@@ -40,7 +40,7 @@ extension StreamConnection {
     return result
   }
 
-  private func finishRead(_ result: Int64, _ asked: Int) -> ReadResult {
+  func finishRead(_ result: Int64, _ asked: Int) -> ReadResult {
     if result > 0 {
       bytesRead &+= UInt64(result)
       return .bytes(Int(result))

@@ -23,17 +23,19 @@ package final class StreamListener: ReadinessHandler {
 
   /// Listens on a TCP endpoint; port 0 = any. The IPv6 wildcard takes IPv4 too
   /// when `isDualStack`. Accepted connections get `options` and are open; `body`
-  /// must set their delegate or close them.
+  /// must set their delegate or close them. `backlog`: connections the kernel
+  /// keeps until they are accepted.
   package init(
     _ loop: EventLoop, on endpoint: Endpoint, isDualStack: Bool = false,
-    options: StreamOptions = StreamOptions(), _ body: @escaping (StreamConnection) -> Void
+    backlog: Int32 = ReactorLimits.listenBacklog, options: StreamOptions = StreamOptions(),
+    _ body: @escaping (StreamConnection) -> Void
   ) throws(SystemError) {
     var raw = options.raw
     raw.reuse_address = 1
     raw.dual_stack = isDualStack ? 1 : 0
     var address = martlet_endpoint(endpoint)
     let fd = try check(
-      unsafe martlet_listen(&address, &raw, ReactorLimits.listenBacklog), "listen")
+      unsafe martlet_listen(&address, &raw, backlog), "listen")
     self.loop = loop
     self.fd = fd
     self.options = options

@@ -171,6 +171,7 @@ extension UDPSocket {
   private func transmit(_ table: UnsafeMutablePointer<martlet_send>, _ count: Int) -> Int {
     var index = 0
     var isSecondTry = false
+    if isHeld { return 0 }
     while index < count {
       let result = unsafe martlet_send_batch(fd, isV6 ? 1 : 0, table + index, Int32(count - index))
       counters.sendCalls &+= 1

@@ -97,6 +97,9 @@ package final class UDPSocket: ReadinessHandler {
   package var delegate: (any UDPSocketDelegate)?
   package internal(set) var counters = UDPCounters()
 
+  /// A test hook: the kernel takes nothing while it is set.
+  package var isHeld = false
+
   let fd: Int32
   let isV6: Bool
   var sendsSegments: Bool

@@ -241,22 +241,23 @@ private final class Echo: ConnectionDelegate {
 
   @Test func connectGivesUpAtItsDeadline() throws {
     let loop = try EventLoop()
-    // A listener whose queue is full does not answer: fill it from outside.
-    let holder = try EventLoop()
-    let listener = try StreamListener(holder, on: loopback4) { $0.close() }
-    _ = listener
+    // Its loop never runs, so nothing is accepted; beyond the queue the kernel
+    // drops what comes.
+    let idle = try EventLoop()
+    let listener = try StreamListener(idle, on: loopback4, backlog: 1) { $0.close() }
     var options = StreamOptions()
-    options.connectTimeout = .milliseconds(20)
-    // TEST-NET-1: either silence (time-out) or an immediate error of routing.
-    let script = StreamScript()
-    do throws(SystemError) {
-      _ = try StreamConnection.connect(
-        loop, to: Endpoint(IPAddress(192, 0, 2, 1), 9), options: options, delegate: script)
-      #expect(loop.run { script.failure != nil || script.isOpened })
-      #expect(!script.isOpened)
-    } catch {
-      #expect(error.isUnreachable || error.isPermissionDenied)
+    options.connectTimeout = .milliseconds(50)
+    let scripts = (0..<8).map { _ in StreamScript() }
+    var clients: [StreamConnection] = []
+    for script in scripts {
+      clients.append(
+        try StreamConnection.connect(loop, to: listener.local!, options: options, delegate: script))
     }
+    #expect(loop.run { scripts.allSatisfy { $0.isOpened || $0.failure != nil } })
+    let failed = scripts.filter { $0.failure != nil }
+    #expect(failed.count >= 4)
+    #expect(failed.allSatisfy { $0.failure?.isTimeout == true && !$0.isOpened })
+    for client in clients { client.close() }
     listener.close()
     #expect(loop.timerCount == 0)
   }
@@ -486,6 +487,34 @@ private final class Echo: ConnectionDelegate {
       try StreamConnection.connect(loop, unixPath: directory + "/none")
     }
     try Files.remove(path)
+  }
+
+  @Test func nothingIsLeftAfterClosing() throws {
+    weak var weakLoop: EventLoop?
+    weak var weakSocket: UDPSocket?
+    weak var weakClient: StreamConnection?
+    weak var weakServer: StreamConnection?
+    do {
+      let loop = try EventLoop()
+      let (client, server, _, _) = try connected(loop)
+      let socket = try UDPSocket(loop, bind: loopback4, number: 1)
+      let monitor = try NetworkMonitor(loop) {}
+      let timer = LoopTimer(loop) {}
+      timer.set(at: EventLoop.clock() + .seconds(9))
+      weakLoop = loop
+      weakSocket = socket
+      weakClient = client
+      weakServer = server
+      _ = client.write(pattern(10).span.bytes)
+      client.close()
+      server.reset()
+      socket.close()
+      monitor.close()
+    }
+    #expect(weakSocket == nil)
+    #expect(weakClient == nil)
+    #expect(weakServer == nil)
+    #expect(weakLoop == nil)
   }
 
   @Test func acceptsManyAtOnce() throws {

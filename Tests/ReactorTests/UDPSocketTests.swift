@@ -215,6 +215,44 @@ import Testing
     b.close()
   }
 
+  @Test func whatTheKernelRefusesIsKeptInOrderWithinALimit() throws {
+    let loop = try EventLoop()
+    let (a, b, collector) = try pair(loop, loopback4)
+    let told = UDPCollector()
+    a.delegate = told
+    let batch = TransmitBatch(capacity: 1 << 20)
+    var sent: [[UInt8]] = []
+    for index in 0..<400 {
+      let bytes = pattern(1000, seed: index + 1)
+      batch.append(carrier: .udp(socket: 7, remote: b.local), limit: 1000) {
+        $0.write(bytes.span.bytes)
+      }
+      sent.append(bytes)
+    }
+    a.isHeld = true
+    #expect(a.send(batch) == 400)
+    #expect(a.isBlocked)
+    // Four messages of 64 segments fit in 256 KB; the rest is dropped, except
+    // that a shorter one may still fit.
+    #expect(a.counters.delayed == 256)
+    #expect(a.counters.droppedBacklog == 144)
+    batch.removeAll()
+    a.send(pattern(60).span.bytes, to: b.local)
+    #expect(a.counters.delayed == 257)
+    a.isHeld = false
+    // What comes now stays behind what waits.
+    a.send(pattern(61).span.bytes, to: b.local)
+    #expect(loop.run { told.writables == 1 && collector.count == 258 })
+    #expect(!a.isBlocked)
+    #expect(collector.packets == Array(sent[0..<256]) + [pattern(60), pattern(61)])
+    // And it can be used again from the start.
+    a.send(pattern(62).span.bytes, to: b.local)
+    #expect(loop.run { collector.count == 259 })
+    #expect(a.counters.delayed == 258)
+    a.close()
+    b.close()
+  }
+
   @Test func emptyDatagramArrives() throws {
     let loop = try EventLoop()
     let (a, b, collector) = try pair(loop, loopback6)
