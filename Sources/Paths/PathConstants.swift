@@ -83,8 +83,12 @@ package enum PathTunables {
   package static let recoverySteady = TimeAmount.seconds(1)
   package static let recoverySteadyProbes = 60
   package static let recoveryCeiling = TimeAmount.seconds(30)
-  /// At least this between two probes that packets from there provoke.
+  /// At least this between two probes that packets from there provoke, and
+  /// half the age of the round; between two rounds they provoke.
   package static let triggeredGap = TimeAmount.milliseconds(50)
+  package static let triggeredRound = TimeAmount.seconds(1)
+  /// A learnt address that stays unproven is forgotten when silent for so long.
+  package static let learntMemory = TimeAmount.seconds(60)
 
   // Liveness.
   package static let initialRoundTrip = TimeAmount.milliseconds(200)
@@ -105,6 +109,8 @@ package enum PathTunables {
   package static let deadOneWay = 12
   /// A timer served later than this means that *we* stood still.
   package static let lateness = TimeAmount.milliseconds(100)
+  /// Later than this: we slept, and everything may have changed.
+  package static let sleepLateness = TimeAmount.seconds(10)
   /// Lane probe time-outs in a row that make a lane suspect.
   package static let suspectLaneTimeouts = 2
   /// Lane probe time-outs in a row, pings answered, full size answered.
@@ -138,6 +144,8 @@ package enum PathTunables {
     TimeAmount.milliseconds($0)
   }
   package static let failureMemory = TimeAmount.seconds(60)
+  package static let lossWindow = TimeAmount.seconds(1)
+  package static let lossCeilingPerMillion: Int64 = 100_000
   package static let roundTripWindow = TimeAmount.seconds(30)
 
   // Packet size.

@@ -15,6 +15,10 @@ struct PathRoundTrip: Sendable {
   private var older = TimeAmount(nanoseconds: .max)
   private var newer = TimeAmount(nanoseconds: .max)
   private var windowStart = Instant.distantPast
+  // Packets reported since `lossStart`, not yet in the mean.
+  private var pendingLost = 0
+  private var pendingCount = 0
+  private var lossStart = Instant.distantPast
   /// Lost per million, an exponential mean.
   private(set) var lossPerMillion: Int64 = 0
 
@@ -42,16 +46,34 @@ struct PathRoundTrip: Sendable {
     smoothed = (smoothed * 7 + sample) / 8
   }
 
-  /// Loss observed: `lost` of `count` packets. A single ping weighs 1/16, a
-  /// report of many packets up to 1/4.
-  mutating func addLoss(lost: Int, of count: Int) {
-    guard count > 0 else { return }
-    let share = Int64(min(lost, count)) * 1_000_000 / Int64(count)
-    let weight: Int64 = count >= 64 ? 4 : count >= 8 ? 8 : 16
-    lossPerMillion += (share - lossPerMillion) / weight
+  /// One ping was answered or lost.
+  mutating func addPing(isLost: Bool) {
+    lossPerMillion += ((isLost ? 1_000_000 : 0) - lossPerMillion) / 16
   }
 
-  mutating func forgetLoss() { lossPerMillion = 0 }
+  /// Of `count` packets of traffic `lost` were lost. Summed over a second and
+  /// capped, so that the overshoot of a starting flow is not taken for the path.
+  mutating func addLoss(lost: Int, of count: Int, now: Instant) {
+    guard count > 0, lost >= 0 else { return }
+    if now - lossStart > PathTunables.lossWindow {
+      if pendingCount > 0 {
+        let share = Int64(min(pendingLost, pendingCount)) * 1_000_000 / Int64(pendingCount)
+        let capped = min(share, PathTunables.lossCeilingPerMillion)
+        lossPerMillion += (capped - lossPerMillion) / (pendingCount >= 64 ? 4 : 16)
+      }
+      pendingLost = 0
+      pendingCount = 0
+      lossStart = now
+    }
+    pendingLost += lost
+    pendingCount += count
+  }
+
+  mutating func forgetLoss() {
+    lossPerMillion = 0
+    pendingLost = 0
+    pendingCount = 0
+  }
 
   /// How long a ping may take before it counts as lost.
   var timeout: TimeAmount {

@@ -215,7 +215,8 @@ extension PeerPaths {
   /// Starts a round of probes at a carrier that is not up.
   mutating func startRound(_ i: Int, now: Instant) {
     guard !records[i].isUp else { return }
-    records[i].roundProbes = 0
+    // A lost path is asked now, not after its first wait.
+    records[i].roundProbes = records[i].state == .lost ? 1 : 0
     records[i].roundStart = now
     records[i].wantsPing = false
     if records[i].state != .lost {
@@ -273,7 +274,9 @@ extension PeerPaths {
     note(
       reason, records[i].carrier, lane: lane, Int64(records[i].unanswered),
       (now - max(records[i].lastHeard, records[i].since)).nanoseconds, now)
-    if !records[i].isSuspect { records[i].noteFailure(now) }
+    if !records[i].isSuspect, reason == .unanswered || reason == .oneWay {
+      records[i].noteFailure(now)
+    }
     records[i].state = .lost
     records[i].since = now
     records[i].reason = reason

@@ -151,7 +151,9 @@ extension PeerPaths {
       }
     }
     if verdict == .noCandidate,
-      history.contains(where: { $0.refusal != nil && ($0.carrier.kind == .udp) == (tier <= .udpPunch) })
+      history.contains(where: {
+        $0.refusal != nil && ($0.carrier.kind == .udp) == (tier <= .udpPunch)
+      })
     {
       verdict = .candidateRefused
     }

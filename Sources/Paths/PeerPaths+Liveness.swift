@@ -50,7 +50,9 @@ extension PeerPaths {
     }
     // The round is over and nothing came back.
     records[i].rounds += 1
-    if records[i].source == .fromPacket, !records[i].wasProven {
+    if records[i].source == .fromPacket, !records[i].wasProven,
+      now - records[i].lastHeard > PathTunables.learntMemory
+    {
       remove(i, reason: .candidateForgotten, now: now)
       return false
     }

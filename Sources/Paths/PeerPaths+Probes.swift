@@ -72,6 +72,8 @@ extension PeerPaths {
     _ i: Int, budget: inout ProbeBudget, now: Instant
   ) -> PathProbe? {
     records[i].wantsPing = false
+    // Two causes at one moment are one ping.
+    if !records[i].isUp, now - records[i].lastPing < PathTunables.triggeredGap { return nil }
     let size = PathMessage.shortestPing
     switch maySend(i, bytes: PathSizes.sealed(size), budget: &budget, now: now) {
     case .yes:
@@ -110,8 +112,9 @@ extension PeerPaths {
       size = records[i].maximumPacket
       challenge = random.next()
       records[i].dataProbe = PathChallenge(value: challenge, sentAt: now, isUsed: true)
-    } else if records[i].isDatagram, let wanted = records[i].datagramSize.nextProbe(
-      mayRaise: isActive(now), now: now)
+    } else if records[i].isDatagram,
+      let wanted = records[i].datagramSize.nextProbe(
+        mayRaise: isActive(now), now: now)
     {
       size = wanted
       challenge = random.next()

@@ -21,11 +21,19 @@ extension PeerPaths {
     }
     records[i].unprovenReceived += bytes
     // It reaches us: a challenge now has the best chance of all.
-    if hasSession, now - records[i].lastPing >= PathTunables.triggeredGap {
+    guard hasSession else { return }
+    let since = now - records[i].lastPing
+    switch records[i].state {
+    case .resting:
+      guard since >= PathTunables.triggeredRound else { return }
+      startRound(i, now: now)
+    case .waiting, .probing, .lost:
+      let gap = max(PathTunables.triggeredGap, (now - records[i].roundStart) / 2)
+      guard since >= gap else { return }
       records[i].wantsPing = true
-      if records[i].state == .resting { startRound(i, now: now) }
+    case .up:
+      break
     }
-    wake(i, at: now)
   }
 
   /// An unnumbered packet of this module came through `carrier`. HELLO is the
@@ -93,7 +101,7 @@ extension PeerPaths {
   /// Of `count` packets that left on `lane`, `lost` are declared lost.
   package mutating func lossSample(on lane: UInt8, lost: Int, of count: Int, now: Instant) {
     guard let i = index(of: lane) else { return }
-    records[i].roundTrip.addLoss(lost: lost, of: count)
+    records[i].roundTrip.addLoss(lost: lost, of: count, now: now)
   }
 
   /// What `lane` delivers; sizes the packets of TCP and relayed paths.
@@ -218,9 +226,9 @@ extension PeerPaths {
     // the hold-down remembers.
     let missed = max(0, records[i].timeouts)
     if missed <= PathTunables.suspectTimeouts {
-      for _ in 0..<missed { records[i].roundTrip.addLoss(lost: 1, of: 1) }
+      for _ in 0..<missed { records[i].roundTrip.addPing(isLost: true) }
     }
-    records[i].roundTrip.addLoss(lost: 0, of: 1)
+    records[i].roundTrip.addPing(isLost: false)
     if let observed, records[i].isDatagram {
       emit(.observedAddress(carrier: records[i].carrier, endpoint: observed))
     }

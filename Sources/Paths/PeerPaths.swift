@@ -155,7 +155,8 @@ package struct PeerPaths: Sendable {
     guard now >= deadline else { return }
     let late = now - deadline
     noteTime(now)
-    if late > PathTunables.lateness, late < .seconds(60) {
+    if late > PathTunables.sleepLateness { startAll(.networkChanged, now: now) }
+    if late > PathTunables.lateness {
       // We stood still, not the peer: give what is on its way one more time-out.
       for i in records.indices where records[i].unanswered > 0 && !records[i].isGraced {
         records[i].isGraced = true
@@ -236,6 +237,14 @@ package struct PeerPaths: Sendable {
     let decision = PathDecision(
       at: now, reason: reason, carrier: carrier, lane: lane, first: first, second: second,
       refusal: refusal)
+    // A rate that wanders must not push everything else out of the history.
+    if reason == .deliveryRate, !decisions.isEmpty {
+      let last = (nextDecision + decisions.count - 1) % decisions.count
+      if decisions[last].reason == reason, decisions[last].lane == lane {
+        decisions[last] = decision
+        return
+      }
+    }
     if decisions.count < PathLimits.history {
       decisions.append(decision)
     } else {

@@ -46,7 +46,10 @@ private let samples: [(PathMessage, Int)] = [
   #expect(ping == [2, 1, 1, 2, 3, 4, 5, 6, 7, 8] + [UInt8](repeating: 0, count: 22))
   let hello = encode(samples[5].0, size: 0)
   #expect(hello.count == 40)
-  #expect(Array(hello[0..<16]) == [2, 3, 1, 0, 0x80, 0, 0, 1, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88])
+  #expect(
+    Array(hello[0..<16]) == [
+      2, 3, 1, 0, 0x80, 0, 0, 1, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88,
+    ])
 }
 
 @Test func truncationAtEveryByteIsRefused() {

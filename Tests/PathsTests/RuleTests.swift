@@ -8,7 +8,9 @@ private func address(_ text: String) -> IPAddress { IPAddress(text) ?? .anyV6 }
 @Test func addressesThatAreNeverCandidates() {
   var home = AddressContext()
   home.virtualRanges = [AddressPrefix(address("10.10.0.0"), 24)]
-  home.localPrefixes = [AddressPrefix(address("192.168.1.0"), 24), AddressPrefix(address("0.0.0.0"), 0)]
+  home.localPrefixes = [
+    AddressPrefix(address("192.168.1.0"), 24), AddressPrefix(address("0.0.0.0"), 0),
+  ]
   home.serverSeesUs = address("198.51.100.1")
   home.serverSeesPeer = address("203.0.113.1")
   let table: [(String, CandidateRefusal?)] = [

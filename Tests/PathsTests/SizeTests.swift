@@ -71,7 +71,8 @@ private func directWorld(_ seed: UInt64, mtu: Int, loss: Int = 0) -> World {
       world.run(for: .seconds(15))
       let size = world.nodes[0].primary.flatMap { world.nodes[0].maximumPacket(of: $0) }
       #expect(size == expected, "mtu \(mtu) seed \(seed)")
-      #expect(world.longestGap < .milliseconds(mtu == 576 ? 2_500 : 1_200), "mtu \(mtu) seed \(seed)")
+      #expect(
+        world.longestGap < .milliseconds(mtu == 576 ? 2_500 : 1_200), "mtu \(mtu) seed \(seed)")
       #expect(world.nodes[0].history.contains { $0.reason == .sizeBlackHole })
       #expect(world.events[0].allSatisfy { if case .pathDown = $0.event { false } else { true } })
     }

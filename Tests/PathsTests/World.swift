@@ -277,7 +277,9 @@ final class World {
     nodes[node].primary.flatMap { nodes[node].carrier(of: $0) }
   }
   func switches(_ node: Int = 0) -> Int {
-    events[node].count { if case .primaryChanged(.some, .some, _) = $0.event { true } else { false } }
+    events[node].count {
+      if case .primaryChanged(.some, .some, _) = $0.event { true } else { false }
+    }
   }
   func firstSwitch(after: Instant, node: Int = 0) -> Instant? {
     events[node].first {
