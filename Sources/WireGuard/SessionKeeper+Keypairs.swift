@@ -41,8 +41,8 @@ extension SessionKeeper {
   }
 
   private func prefers(_ keypair: Keypair, over current: Keypair, now: Instant) -> Bool {
-    if !current.canSeal(now) { return true }
     let isNewer = keypair.id > current.id
+    if !current.canSeal(now) { return isNewer || keypair.canSeal(now) }
     guard keypair.peer.kind == .agent else { return isNewer }
     if keypair.crosses(current) {
       // Both ends come to the same choice, as both hold both. If the favourite
