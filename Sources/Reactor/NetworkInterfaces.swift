@@ -86,7 +86,8 @@ extension NetworkInterface {
     // IFF_UP, IFF_LOOPBACK, IFF_POINTOPOINT, IFF_RUNNING of <net/if.h>.
     let flags = entry.link_flags
     self.init(
-      index: entry.index, name: unsafe withUnsafeBytes(of: entry.name) { bytes in
+      index: entry.index,
+      name: unsafe withUnsafeBytes(of: entry.name) { bytes in
         String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
       }, isUp: flags & 0x1 != 0, isRunning: flags & 0x40 != 0, isLoopback: flags & 0x8 != 0,
       isPointToPoint: flags & 0x10 != 0, mtu: Int(entry.mtu), addresses: [])

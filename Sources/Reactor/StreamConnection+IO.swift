@@ -103,7 +103,8 @@ extension StreamConnection {
     return true
   }
 
-  /// Sends what the kernel takes of the backlog.
+  /// Sends what the kernel takes of the backlog. May call `connectionWritable`
+  /// or `connectionFailed` before it returns, unlike the writes.
   package func flush() {
     guard state == .open else { return }
     while buffer.count > 0 {

@@ -336,7 +336,8 @@ extension StreamOptions {
       }
       _ = martlet_tcp_option(fd, Int32(MARTLET_TCP_KEEPALIVE_IDLE), seconds(keepalive))
       _ = martlet_tcp_option(fd, Int32(MARTLET_TCP_KEEPALIVE_INTERVAL), seconds(keepaliveInterval))
-      _ = martlet_tcp_option(fd, Int32(MARTLET_TCP_KEEPALIVE_COUNT), Int32(clamping: keepaliveCount))
+      _ = martlet_tcp_option(
+        fd, Int32(MARTLET_TCP_KEEPALIVE_COUNT), Int32(clamping: keepaliveCount))
     }
     if let congestionControl { _ = unsafe martlet_tcp_congestion(fd, congestionControl) }
   }

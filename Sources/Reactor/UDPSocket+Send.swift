@@ -40,7 +40,8 @@ struct DatagramBacklog {
 
   /// Calls `body` with the sends from `head` on, as many as fit; it returns how
   /// many were dealt with.
-  mutating func drain(_ body: (UnsafeMutablePointer<martlet_send>, Int) -> Int,
+  mutating func drain(
+    _ body: (UnsafeMutablePointer<martlet_send>, Int) -> Int,
     _ table: UnsafeMutablePointer<martlet_send>
   ) {
     while !isEmpty {

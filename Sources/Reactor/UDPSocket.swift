@@ -167,7 +167,11 @@ package final class UDPSocket: ReadinessHandler {
     _ body: (_ bytes: inout MutableRawSpan, _ info: DatagramInfo) -> Void
   ) -> Int {
     var total = 0
-    let receiver = unsafe loop.datagrams.receiver
+    let scratch = loop.datagrams
+    precondition(!scratch.isInUse, "a receive inside a receive")
+    scratch.isInUse = true
+    defer { scratch.isInUse = false }
+    let receiver = unsafe scratch.receiver
     for _ in 0..<ReactorLimits.receivesPerEvent {
       guard !isClosed else { break }
       var result = unsafe martlet_receiver_receive(receiver, fd)
@@ -209,7 +213,7 @@ package final class UDPSocket: ReadinessHandler {
         body(&span, info)
         offset = end
         packets += 1
-      } while offset < size
+      } while offset < size && !isClosed
       received += size
       if isClosed { break }
     }
@@ -240,6 +244,8 @@ package final class UDPSocket: ReadinessHandler {
 final class DatagramScratch {
   let receiver: OpaquePointer
   let sends: UnsafeMutablePointer<martlet_send>
+  /// A receive inside a receive's body would overwrite its bytes.
+  var isInUse = false
 
   init() {
     guard let made = unsafe martlet_receiver_create(ReactorLimits.datagramsPerReceive) else {

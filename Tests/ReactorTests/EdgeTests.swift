@@ -144,7 +144,8 @@ private final class WorkerGate: @unchecked Sendable {
     #expect(loopback.name == "lo")
     #expect(loopback.mtu > 1000)
     #expect(
-      loopback.addresses.contains { $0.address == .loopbackV4 && $0.prefix == 8 && !$0.isTentative })
+      loopback.addresses.contains { $0.address == .loopbackV4 && $0.prefix == 8 && !$0.isTentative }
+    )
     #expect(Set(all.map(\.index)).count == all.count)
     _ = try NetworkInterfaces.defaultGateways()
   }

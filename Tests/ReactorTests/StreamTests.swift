@@ -79,7 +79,9 @@ private final class Echo: ConnectionDelegate {
               while at < bytes.byteCount {
                 if bytes.unsafeLoad(fromByteOffset: at, as: UInt8.self)
                   != block[(offset + at) % block.count]
-                { wrong += 1 }
+                {
+                  wrong += 1
+                }
                 at += step
               }
             }
@@ -173,7 +175,9 @@ private final class Echo: ConnectionDelegate {
     #expect(loop.run { !results.isEmpty || near.failure != nil })
     #expect(client.isClosed)
     #expect(results.count == 1)
-    if case .failed(let error)? = results.first { #expect(error.isConnectionReset) } else {
+    if case .failed(let error)? = results.first {
+      #expect(error.isConnectionReset)
+    } else {
       Issue.record("\(results)")
     }
   }
@@ -199,7 +203,9 @@ private final class Echo: ConnectionDelegate {
     #expect(loop.run { client.isClosed })
     // What came before the reset is not lost.
     #expect(got == pattern(500))
-    if case .failed(let error) = last { #expect(error.isConnectionReset) } else {
+    if case .failed(let error) = last {
+      #expect(error.isConnectionReset)
+    } else {
       Issue.record("\(last)")
     }
   }
@@ -394,8 +400,10 @@ private final class Echo: ConnectionDelegate {
     }
     let port = listener.local!.port
     let scripts = [StreamScript(), StreamScript()]
-    let a = try StreamConnection.connect(loop, to: Endpoint(.loopbackV4, port), delegate: scripts[0])
-    let b = try StreamConnection.connect(loop, to: Endpoint(.loopbackV6, port), delegate: scripts[1])
+    let a = try StreamConnection.connect(
+      loop, to: Endpoint(.loopbackV4, port), delegate: scripts[0])
+    let b = try StreamConnection.connect(
+      loop, to: Endpoint(.loopbackV6, port), delegate: scripts[1])
     #expect(loop.run { remotes.count == 2 })
     #expect(Set(remotes.map(\.address)) == [.loopbackV4, .loopbackV6])
     a.close()

@@ -25,7 +25,9 @@ import Testing
         let batch = TransmitBatch()
         var sent: [[UInt8]] = []
         let to = Carrier.udp(socket: 7, remote: b.local)
-        for (size, count) in [(1200, 70), (1199, 1), (1452, 45), (1, 3), (1452, 1), (9000, 3), (700, 1), (701, 1)] {
+        for (size, count) in [
+          (1200, 70), (1199, 1), (1452, 45), (1, 3), (1452, 1), (9000, 3), (700, 1), (701, 1),
+        ] {
           for index in 0..<count {
             let bytes = pattern(size, seed: sent.count + index + 1)
             batch.append(carrier: to, limit: 65_000) { $0.write(bytes.span.bytes) }
@@ -83,7 +85,9 @@ import Testing
       let batch = TransmitBatch()
       var size = 500
       for index in 0..<Int.random(in: 1...200, using: &random) {
-        if Int.random(in: 0..<5, using: &random) == 0 { size = Int.random(in: 1...2500, using: &random) }
+        if Int.random(in: 0..<5, using: &random) == 0 {
+          size = Int.random(in: 1...2500, using: &random)
+        }
         let toB = Int.random(in: 0..<6, using: &random) != 0
         let bytes = pattern(size, seed: index + 1)
         batch.append(carrier: .udp(socket: 7, remote: toB ? b.local : c.local), limit: 2500) {
@@ -204,7 +208,9 @@ import Testing
     // A socket bound to 127.0.0.1 cannot reach a broadcast address.
     let nowhere = Endpoint(IPAddress(255, 255, 255, 255), 9)
     for remote in [b.local, nowhere, nowhere, b.local] {
-      batch.append(carrier: .udp(socket: 7, remote: remote), limit: 64) { $0.write(bytes.span.bytes) }
+      batch.append(carrier: .udp(socket: 7, remote: remote), limit: 64) {
+        $0.write(bytes.span.bytes)
+      }
     }
     #expect(a.send(batch) == 4)
     #expect(loop.run { collector.count == 2 })
