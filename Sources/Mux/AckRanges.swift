@@ -3,18 +3,20 @@
 /// sent again for nothing, which only costs bandwidth. RFC 9000 §13.2.3.
 
 /// Received numbers as at most 32 descending ranges.
-struct AckRanges {
-  struct Span: BitwiseCopyable {
-    var lower: UInt64 = 0
-    var upper: UInt64 = 0  // inclusive
+package struct AckRanges {
+  package struct Span: BitwiseCopyable {
+    package var lower: UInt64 = 0
+    package var upper: UInt64 = 0  // inclusive
   }
 
-  private(set) var spans = InlineArray<32, Span>(repeating: Span())
-  private(set) var count = 0
+  package private(set) var spans = InlineArray<32, Span>(repeating: Span())
+  package private(set) var count = 0
   /// Numbers below have fallen off: not known any more.
-  private(set) var floor: UInt64 = 0
+  package private(set) var floor: UInt64 = 0
 
-  enum Arrival {
+  package init() {}
+
+  package enum Arrival {
     /// The next number.
     case inOrder
     /// Ahead of the next: numbers are missing.
@@ -26,9 +28,9 @@ struct AckRanges {
     case forgotten
   }
 
-  var largest: UInt64? { count > 0 ? spans[0].upper : nil }
+  package var largest: UInt64? { count > 0 ? spans[0].upper : nil }
 
-  mutating func insert(_ number: UInt64) -> Arrival {
+  package mutating func insert(_ number: UInt64) -> Arrival {
     if count == 0 {
       guard number >= floor else { return .forgotten }
       spans[0] = Span(lower: number, upper: number)
@@ -72,7 +74,7 @@ struct AckRanges {
   }
 
   /// Everything up to `number` need not be told again: the peer knows.
-  mutating func forget(through number: UInt64) {
+  package mutating func forget(through number: UInt64) {
     while count > 1, spans[count - 1].upper <= number { drop() }
     if count == 1, spans[0].lower <= number, spans[0].upper > number {
       spans[0].lower = number + 1

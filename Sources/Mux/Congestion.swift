@@ -3,42 +3,62 @@
 /// a protocol value: no existential on the packet path. RFC 9002 §7.
 
 #if canImport(Bytes)
-import Bytes
+package import Bytes
 #endif
 
 /// What an acknowledgement told about a lane.
-struct AckSample {
-  var now: Instant
+package struct AckSample {
+  package var now: Instant
   /// Bytes newly acknowledged, and those still in flight after it.
-  var bytes: Int
-  var inFlight: Int
+  package var bytes: Int
+  package var inFlight: Int
   /// The newest was sent before the last reaction to congestion.
-  var isInRecovery: Bool
+  package var isInRecovery: Bool
   /// When the newest of the acknowledged packets was sent.
-  var newestSentAt: Instant
+  package var newestSentAt: Instant
   /// A round-trip sample, if this acknowledgement gave one.
-  var roundTrip: TimeAmount?
-  var smoothed: TimeAmount
-  var minimum: TimeAmount
+  package var roundTrip: TimeAmount?
+  package var smoothed: TimeAmount
+  package var minimum: TimeAmount
   /// Bytes a second; 0 if this acknowledgement gave no sample.
-  var deliveryRate: Double
-  var isRateAppLimited: Bool
+  package var deliveryRate: Double
+  package var isRateAppLimited: Bool
   /// The lane was held back by its window or pacer, not by the application.
-  var wasUtilised: Bool
+  package var wasUtilised: Bool
   /// True once per round trip.
-  var roundEnded: Bool
+  package var roundEnded: Bool
   /// Bytes found lost by the same acknowledgement.
-  var lostBytes: Int
+  package var lostBytes: Int
+
+  package init(
+    now: Instant, bytes: Int, inFlight: Int, isInRecovery: Bool, newestSentAt: Instant,
+    roundTrip: TimeAmount?, smoothed: TimeAmount, minimum: TimeAmount, deliveryRate: Double,
+    isRateAppLimited: Bool, wasUtilised: Bool, roundEnded: Bool, lostBytes: Int
+  ) {
+    self.now = now
+    self.bytes = bytes
+    self.inFlight = inFlight
+    self.isInRecovery = isInRecovery
+    self.newestSentAt = newestSentAt
+    self.roundTrip = roundTrip
+    self.smoothed = smoothed
+    self.minimum = minimum
+    self.deliveryRate = deliveryRate
+    self.isRateAppLimited = isRateAppLimited
+    self.wasUtilised = wasUtilised
+    self.roundEnded = roundEnded
+    self.lostBytes = lostBytes
+  }
 }
 
-enum CongestionTuning {
+package enum CongestionTuning {
   /// RFC 9002 §7.2: ten packets, but at most the larger of 14,720 bytes and two.
-  static func initialWindow(_ packet: Int) -> Int { min(10 * packet, max(14_720, 2 * packet)) }
-  static func minimumWindow(_ packet: Int) -> Int { 2 * packet }
+  package static func initialWindow(_ packet: Int) -> Int { min(10 * packet, max(14_720, 2 * packet)) }
+  package static func minimumWindow(_ packet: Int) -> Int { 2 * packet }
   /// A window unused for so long says nothing about the path any more.
-  static let idle: TimeAmount = .seconds(30)
+  package static let idle: TimeAmount = .seconds(30)
   /// Windows stop here whatever is measured.
-  static let maximumWindow = 256 << 20
+  package static let maximumWindow = 256 << 20
 }
 
 struct Congestion {

@@ -2,18 +2,18 @@
 /// are RFC 9438's unless said otherwise.
 
 #if canImport(Bytes)
-import Bytes
+package import Bytes
 #endif
 
 /// The constants of RFC 9438 §5.
-enum CubicConstants {
-  static let c = 0.4
-  static let beta = 0.7
+package enum CubicConstants {
+  package static let c = 0.4
+  package static let beta = 0.7
   /// §4.3: the slope that is as fast as Reno with our decrease.
-  static let renoAlpha = 3 * (1 - beta) / (1 + beta)
+  package static let renoAlpha = 3 * (1 - beta) / (1 + beta)
 }
 
-struct Cubic {
+package struct Cubic {
   /// The part of the state that an undo brings back (§4.9).
   private struct Curve {
     var window: Double
@@ -25,28 +25,28 @@ struct Cubic {
     var windowBefore = 0.0
   }
 
-  var packet: Int
+  package var packet: Int
   private var curve: Curve
   private var saved: Curve?
   private var lastAck: Instant?
   private var hyStart = HyStart()
 
-  init(packet: Int) {
+  package init(packet: Int) {
     self.packet = packet
     curve = Curve(window: Double(CongestionTuning.initialWindow(packet)))
   }
 
-  var window: Int { Int(curve.window) }
-  var isSlowStart: Bool { curve.window < curve.threshold }
-  var slowStartThreshold: Double { curve.threshold }
+  package var window: Int { Int(curve.window) }
+  package var isSlowStart: Bool { curve.window < curve.threshold }
+  package var slowStartThreshold: Double { curve.threshold }
 
-  func pacingRate(smoothed: TimeAmount) -> Double {
+  package func pacingRate(smoothed: TimeAmount) -> Double {
     // Twice the window in slow start, which doubles it every round anyway;
     // RFC 9002 §7.7 recommends 1.25 otherwise.
     (isSlowStart ? 2.0 : 1.25) * curve.window / max(smoothed.inSeconds, 1e-6)
   }
 
-  mutating func acknowledged(_ sample: AckSample) {
+  package mutating func acknowledged(_ sample: AckSample) {
     let elapsed = lastAck.map { sample.now - $0 } ?? .zero
     lastAck = sample.now
     if sample.isInRecovery { return }
@@ -106,7 +106,7 @@ struct Cubic {
     return CubicConstants.c * x * x * x * Double(packet) + curve.windowMax
   }
 
-  mutating func congested(now: Instant) {
+  package mutating func congested(now: Instant) {
     saved = curve
     let before = curve.window
     // §4.7 fast convergence: a flow that lost ground leaves room.
@@ -120,7 +120,7 @@ struct Cubic {
     hyStart = HyStart()
   }
 
-  mutating func collapsed() {
+  package mutating func collapsed() {
     // RFC 9002 §7.6.2; §4.8: as after a time-out.
     curve.windowMax = curve.window
     curve.windowBefore = curve.window
@@ -132,7 +132,7 @@ struct Cubic {
     hyStart = HyStart()
   }
 
-  mutating func undo() {
+  package mutating func undo() {
     guard let saved else { return }
     let grown = curve.window
     curve = saved
@@ -140,7 +140,7 @@ struct Cubic {
     self.saved = nil
   }
 
-  mutating func restartAfterIdle() {
+  package mutating func restartAfterIdle() {
     let initial = Double(CongestionTuning.initialWindow(packet))
     guard curve.window > initial else { return }
     curve.threshold = max(
@@ -154,7 +154,7 @@ struct Cubic {
 
 /// The real cube root of a number that is not negative, without a C library:
 /// Newton's method from a power of two near it.
-func cubeRoot(_ x: Double) -> Double {
+package func cubeRoot(_ x: Double) -> Double {
   guard x > 0 else { return 0 }
   var root = Double(sign: .plus, exponent: x.exponent / 3, significand: 1)
   for _ in 0..<8 { root = (2 * root + x / (root * root)) / 3 }

@@ -2,19 +2,19 @@
 /// stretch of conservative slow start in case that was a fluke.
 
 #if canImport(Bytes)
-import Bytes
+package import Bytes
 #endif
 
-struct HyStart {
+package struct HyStart {
   // RFC 9406 §4.3, with two adaptations: acknowledgements come at most four
   // times a round trip, so three samples make a round's minimum (not 8), and
   // there is no limit L per acknowledgement because packets are paced.
-  static let minimumThreshold: TimeAmount = .milliseconds(4)
-  static let maximumThreshold: TimeAmount = .milliseconds(16)
-  static let divisor: Int64 = 8
-  static let samples = 3
-  static let growthDivisor = 4.0
-  static let conservativeRounds = 5
+  package static let minimumThreshold: TimeAmount = .milliseconds(4)
+  package static let maximumThreshold: TimeAmount = .milliseconds(16)
+  package static let divisor: Int64 = 8
+  package static let samples = 3
+  package static let growthDivisor = 4.0
+  package static let conservativeRounds = 5
 
   private var lastRoundMinimum: TimeAmount?
   private var roundMinimum: TimeAmount?
@@ -23,12 +23,14 @@ struct HyStart {
   private var roundsLeft = 0
 
   /// True in conservative slow start: grow by a quarter.
-  var isConservative: Bool { conservativeBaseline != nil }
+  package var isConservative: Bool { conservativeBaseline != nil }
 
   /// The slow start is over after so many conservative rounds.
   private var isOver = false
 
-  mutating func roundEnded() {
+  package init() {}
+
+  package mutating func roundEnded() {
     lastRoundMinimum = roundMinimum ?? lastRoundMinimum
     roundMinimum = nil
     sampleCount = 0
@@ -39,7 +41,7 @@ struct HyStart {
   }
 
   /// Takes a round-trip sample; true when slow start must end now.
-  mutating func sampled(_ roundTrip: TimeAmount) -> Bool {
+  package mutating func sampled(_ roundTrip: TimeAmount) -> Bool {
     roundMinimum = roundMinimum.map { min($0, roundTrip) } ?? roundTrip
     sampleCount += 1
     guard !isOver else { return true }

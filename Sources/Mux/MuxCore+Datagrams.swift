@@ -68,7 +68,7 @@ extension MuxCore {
       let left = count - datagramProgress
       if left > room {
         let fitsAlone =
-          count + FrameLayout.datagramHead + MuxProtocol.packetHead <= lanes[at].maximumPacket
+          count + FrameLayout.datagramHead + MuxProtocol.packetHead <= lanes[at].packetLimit
         if room < 128 || (fitsAlone && (written > 0 || draft.isEliciting)) { return }
       }
       let piece = min(left, room)

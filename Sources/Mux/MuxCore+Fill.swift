@@ -21,12 +21,9 @@ extension MuxCore {
   ) -> FillResult {
     guard failure == nil, let at = lane(id) else { return .nothing }
     advanceClock(now)
-    let limit = min(output.freeCapacity, lanes[at].maximumPacket)
-    guard limit >= 64, lanes[at].sent.next < RecoveryConstants.maximumNumber,
-      lanes[at].sent.count < 2 * limits.packetsInFlight
-    else { return .nothing }
-
-    let isProbe = lanes[at].probesPending > 0
+    let (bytes, number, isProbe) = lanes[at].begin(packets: 2 * limits.packetsInFlight)
+    let limit = min(output.freeCapacity, bytes)
+    guard limit >= 64 else { return .nothing }
     var answer = FillResult.nothing
     var mayCarryData = isProbe
     switch mode {
@@ -34,11 +31,13 @@ extension MuxCore {
     case .data:
       primary = id
       if hasSendable {
-        if !isProbe { (mayCarryData, answer) = permission(at, bytes: limit, now: now) }
+        if !isProbe { (mayCarryData, answer) = lanes[at].permission(
+          bytes: limit, packets: limits.packetsInFlight, now: now) }
       } else if lanes[at].isUtilised {
         lanes[at].markAppLimited()
       }
-    case .warm: (mayCarryData, answer) = permission(at, bytes: limit, now: now)
+    case .warm: (mayCarryData, answer) = lanes[at].permission(
+          bytes: limit, packets: limits.packetsInFlight, now: now)
     }
     let owesAck = owesAck(now)
     guard mayCarryData || owesAck else { return answer }
@@ -47,7 +46,7 @@ extension MuxCore {
     var draft = Draft(room: limit - MuxProtocol.packetHead)
     output.writeUInt8(MuxProtocol.packetType)
     output.writeUInt8(id)
-    output.writeUInt48(lanes[at].sent.next)
+    output.writeUInt48(number)
 
     if owesAck { writeAcks(&draft, into: &output, now: now) }
     if mayCarryData {
@@ -68,23 +67,6 @@ extension MuxCore {
     lanes[at].recordSent(draft.record, bytes: written, isEliciting: draft.isEliciting, now: now)
     if draft.isEliciting { lanes[at].pacer.spend(written) }
     return .wrote
-  }
-
-  /// Whether window and pacer let a packet of `bytes` go.
-  private mutating func permission(_ at: Int, bytes: Int, now: Instant) -> (Bool, FillResult) {
-    guard lanes[at].hasWindow(bytes, limit: limits.packetsInFlight) else {
-      lanes[at].isUtilised = true
-      return (false, .blockedByCongestion)
-    }
-    let rate = lanes[at].congestion.pacingRate(smoothed: lanes[at].smoothed)
-    guard rate < .infinity else { return (true, .nothing) }
-    lanes[at].pacer.refill(rate: rate, packet: bytes, now: now)
-    if let until = lanes[at].pacer.wait(rate: rate, packet: bytes, now: now) {
-      lanes[at].isUtilised = true
-      lanes[at].blockedUntil = until
-      return (false, .blockedByPacing(until: until))
-    }
-    return (true, .nothing)
   }
 
   // MARK: Acknowledgements
@@ -255,7 +237,7 @@ extension MuxCore {
   private mutating func writeData(
     _ at: Int, _ draft: inout Draft, into output: inout OutputRawSpan
   ) {
-    let quantum = lanes[at].maximumPacket
+    let quantum = lanes[at].packetLimit
     while !draft.isFull, draft.room >= MuxTuning.leastRoom, let slot = nextSlot(quantum: quantum) {
       let most = draft.room - FrameLayout.dataHead
       let offset: UInt64

@@ -45,8 +45,7 @@ extension MuxCore {
 
   mutating func setMaximumPacket(_ id: LaneID, _ bytes: Int) {
     guard let at = lane(id) else { return }
-    lanes[at].maximumPacket = bounded(bytes)
-    lanes[at].congestion.setPacket(bounded(bytes))
+    lanes[at].setMaximumPacket(bounded(bytes))
   }
 
   private func bounded(_ bytes: Int) -> Int { min(max(bytes, 64), MuxProtocol.maximumPacket) }
@@ -82,17 +81,19 @@ extension MuxCore {
   // MARK: Deadlines
 
   var nextDeadline: Instant {
-    guard failure == nil else { return .distantFuture }
-    var next = Instant.distantFuture
-    for at in lanes.indices {
-      next = min(next, lanes[at].deadline)
-      if lanes[at].id == primary { next = min(next, lanes[at].blockedUntil) }
+    mutating get {
+      guard failure == nil else { return .distantFuture }
+      var next = Instant.distantFuture
+      for at in lanes.indices {
+        next = min(next, lanes[at].deadline)
+        if lanes[at].id == primary { next = min(next, lanes[at].blockedUntil) }
+      }
+      if lanesOwingAck > 0 {
+        for at in receivers.indices { next = min(next, receivers[at].deadline) }
+      }
+      if let first = reassemblies.first { next = min(next, first.deadline) }
+      return next
     }
-    if lanesOwingAck > 0 {
-      for at in receivers.indices { next = min(next, receivers[at].deadline) }
-    }
-    if let first = reassemblies.first { next = min(next, first.deadline) }
-    return next
   }
 
   mutating func advance(to now: Instant) {
@@ -166,7 +167,7 @@ extension MuxCore {
     if state == .finishing, isEmpty, streams[slot].confirmed.contains(.fin) {
       streams[slot].sendSide = .delivered
     }
-    if isEmpty, streams[slot].sendRing.capacity > MuxTuning.keptRing || state == .finishing {
+    if isEmpty, state == .finishing || isSpare(streams[slot].sendRing.capacity) {
       ringMemory -= streams[slot].sendRing.capacity
       streams[slot].sendRing.releaseMemory()
     }

@@ -182,7 +182,7 @@ extension MuxCore {
     let isEmpty = now == contiguous && streams[slot].arrived.isEmpty
     streams[slot].receiveRing.discard(before: now, isEmpty: isEmpty)
     if now == contiguous { streams[slot].toldReadable = false }
-    if isEmpty, streams[slot].receiveRing.capacity > MuxTuning.keptRing {
+    if isEmpty, isSpare(streams[slot].receiveRing.capacity) {
       ringMemory -= streams[slot].receiveRing.capacity
       streams[slot].receiveRing.releaseMemory()
     }
@@ -190,6 +190,12 @@ extension MuxCore {
     grantSession()
     finishReading(slot)
     return taken
+  }
+
+  /// An empty ring gives its memory back if it is large and memory is in use
+  /// elsewhere; a bulk stream that is read as fast as it comes keeps its own.
+  func isSpare(_ capacity: Int) -> Bool {
+    capacity > MuxTuning.keptRing && ringMemory > limits.memory / 8
   }
 
   /// Tells of bytes and of the end, each once.

@@ -170,7 +170,7 @@ enum MuxTuning {
   /// What a stream may buffer though the memory limit is reached.
   static let scarceSendBuffer = 16 << 10
   /// An empty ring larger than this gives its memory back.
-  static let keptRing = 512 << 10
+  static let keptRing = 64 << 10
   /// Round trip assumed for the tuning of windows while none is known.
   static let assumedRoundTrip: TimeAmount = .milliseconds(100)
   /// Below this a round trip says more about scheduling than about the path.

@@ -3,19 +3,26 @@
 /// for sets that are nearly always empty or touched at one end.
 
 /// The offsets `lower..<upper`; never empty inside a set.
-struct OffsetRange: Equatable {
-  var lower: UInt64
-  var upper: UInt64
+package struct OffsetRange: Equatable {
+  package var lower: UInt64
+  package var upper: UInt64
+
+  package init(lower: UInt64, upper: UInt64) {
+    self.lower = lower
+    self.upper = upper
+  }
 }
 
-struct OffsetRanges {
-  private(set) var ranges: [OffsetRange] = []
+package struct OffsetRanges {
+  package private(set) var ranges: [OffsetRange] = []
 
-  var isEmpty: Bool { ranges.isEmpty }
-  var count: Int { ranges.count }
-  var first: OffsetRange? { ranges.first }
+  package init() {}
 
-  mutating func removeAll() { if !ranges.isEmpty { ranges.removeAll() } }
+  package var isEmpty: Bool { ranges.isEmpty }
+  package var count: Int { ranges.count }
+  package var first: OffsetRange? { ranges.first }
+
+  package mutating func removeAll() { if !ranges.isEmpty { ranges.removeAll() } }
 
   /// Index of the first range that ends at or behind `offset`.
   private func index(endingAtOrBehind offset: UInt64) -> Int {
@@ -29,7 +36,7 @@ struct OffsetRanges {
   }
 
   /// Adds `lower..<upper`, joining what it touches.
-  mutating func insert(_ lower: UInt64, _ upper: UInt64) {
+  package mutating func insert(_ lower: UInt64, _ upper: UInt64) {
     guard lower < upper else { return }
     guard let last = ranges.last, last.upper >= lower else {
       ranges.append(OffsetRange(lower: lower, upper: upper))
@@ -56,7 +63,7 @@ struct OffsetRanges {
   }
 
   /// Takes `lower..<upper` out.
-  mutating func remove(_ lower: UInt64, _ upper: UInt64) {
+  package mutating func remove(_ lower: UInt64, _ upper: UInt64) {
     guard lower < upper, !ranges.isEmpty else { return }
     var at = index(endingAtOrBehind: lower)
     while at < ranges.count, ranges[at].lower < upper {
@@ -80,7 +87,7 @@ struct OffsetRanges {
   }
 
   /// Takes at most `limit` offsets from the front.
-  mutating func takeFirst(_ limit: Int) -> OffsetRange? {
+  package mutating func takeFirst(_ limit: Int) -> OffsetRange? {
     guard let first = ranges.first, limit > 0 else { return nil }
     if first.upper - first.lower <= UInt64(limit) {
       ranges.removeFirst()
@@ -91,7 +98,7 @@ struct OffsetRanges {
   }
 
   /// Removes ranges that begin at or before `end` and says how far they reach.
-  mutating func join(_ end: UInt64) -> UInt64 {
+  package mutating func join(_ end: UInt64) -> UInt64 {
     var end = end
     var joined = 0
     while joined < ranges.count, ranges[joined].lower <= end {
@@ -103,7 +110,7 @@ struct OffsetRanges {
   }
 
   /// Calls `body` with the parts of `lower..<upper` that are not in the set.
-  func forEachGap(_ lower: UInt64, _ upper: UInt64, _ body: (UInt64, UInt64) -> Void) {
+  package func forEachGap(_ lower: UInt64, _ upper: UInt64, _ body: (UInt64, UInt64) -> Void) {
     var from = lower
     var at = index(endingAtOrBehind: lower)
     while from < upper {

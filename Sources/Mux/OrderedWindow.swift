@@ -4,28 +4,29 @@
 /// still grows, as in BBR's startup.
 
 #if canImport(Bytes)
-import Bytes
+package import Bytes
 #endif
 
-struct OrderedWindow {
-  static let queueTime: TimeAmount = .milliseconds(5)
-  static let initial = 128 << 10
-  static let minimumPackets = 4
+package struct OrderedWindow {
+  package static let queueTime: TimeAmount = .milliseconds(5)
+  package static let initial = 128 << 10
+  package static let minimumPackets = 4
 
-  var packet: Int
-  private(set) var window = OrderedWindow.initial
-  private(set) var isStartup = true
+  package var packet: Int
+  package private(set) var window = OrderedWindow.initial
+  package private(set) var isStartup = true
   private var rate = RateFilter()
   private var fullRate = 0.0
   private var flatRounds = 0
 
-  init(packet: Int) { self.packet = packet }
+  package init(packet: Int) { self.packet = packet }
 
-  mutating func acknowledged(_ sample: AckSample) {
+  package mutating func acknowledged(_ sample: AckSample) {
     rate.add(sample.deliveryRate, isAppLimited: sample.isRateAppLimited, roundEnded: sample.roundEnded)
     let target = rate.best * (sample.minimum + Self.queueTime).inSeconds
     if isStartup {
-      if sample.wasUtilised { window += sample.bytes }
+      // Twice what the path was seen to move: enough to double every round.
+      if sample.wasUtilised { window = max(window, min(window + sample.bytes, Int(2 * target))) }
       if sample.roundEnded, !sample.isRateAppLimited {
         if rate.best >= fullRate * 1.25 {
           fullRate = rate.best
@@ -42,9 +43,9 @@ struct OrderedWindow {
     window = min(max(window, floor), CongestionTuning.maximumWindow)
   }
 
-  mutating func collapsed() { restartAfterIdle() }
+  package mutating func collapsed() { restartAfterIdle() }
 
-  mutating func restartAfterIdle() {
+  package mutating func restartAfterIdle() {
     window = Self.initial
     isStartup = true
     fullRate = 0
@@ -54,16 +55,18 @@ struct OrderedWindow {
 
 /// The best delivery rate of the last five to ten rounds. Rounds in which the
 /// application was the limit say nothing about the path and do not age it.
-struct RateFilter {
-  static let rounds = 5
+package struct RateFilter {
+  package static let rounds = 5
   private var current = 0.0
   private var previous = 0.0
   private var fullRounds = 0
   private var sawFullSample = false
 
-  var best: Double { max(current, previous) }
+  package init() {}
 
-  mutating func add(_ rate: Double, isAppLimited: Bool, roundEnded: Bool) {
+  package var best: Double { max(current, previous) }
+
+  package mutating func add(_ rate: Double, isAppLimited: Bool, roundEnded: Bool) {
     if rate > 0 {
       if !isAppLimited {
         sawFullSample = true
@@ -82,5 +85,5 @@ struct RateFilter {
     }
   }
 
-  mutating func reset() { self = RateFilter() }
+  package mutating func reset() { self = RateFilter() }
 }

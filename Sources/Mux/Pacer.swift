@@ -3,7 +3,7 @@
 /// leave in trains that one system call can take.
 
 #if canImport(Bytes)
-import Bytes
+package import Bytes
 #endif
 
 enum PacerTuning {
@@ -14,13 +14,15 @@ enum PacerTuning {
   static let timer: TimeAmount = .milliseconds(1)
 }
 
-struct Pacer {
+package struct Pacer {
   private var tokens = 0.0
   private var updated: Instant?
   private var capacity = 0.0
 
+  package init() {}
+
   /// Refills at `rate` bytes a second.
-  mutating func refill(rate: Double, packet: Int, now: Instant) {
+  package mutating func refill(rate: Double, packet: Int, now: Instant) {
     capacity = max(
       PacerTuning.packets * Double(min(packet, 1_500)), Double(packet),
       min(PacerTuning.train, rate * 0.004), rate * 0.00125)
@@ -38,12 +40,12 @@ struct Pacer {
   }
 
   /// Nil when a packet may go now, else when the next train may.
-  func wait(rate: Double, packet: Int, now: Instant) -> Instant? {
+  package func wait(rate: Double, packet: Int, now: Instant) -> Instant? {
     if tokens >= min(Double(packet), capacity) { return nil }
     let train = min(capacity, max(Double(packet), rate * PacerTuning.timer.inSeconds))
     let seconds = (train - tokens) / max(rate, 1)
     return now + max(PacerTuning.timer, .nanoseconds(Int64(seconds * 1e9)))
   }
 
-  mutating func spend(_ bytes: Int) { tokens -= Double(bytes) }
+  package mutating func spend(_ bytes: Int) { tokens -= Double(bytes) }
 }

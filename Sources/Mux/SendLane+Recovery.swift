@@ -78,6 +78,8 @@ extension SendLane {
     let (deliveryRate, isAppLimited) = rateSample(newest, now: now)
     rate.add(deliveryRate, isAppLimited: isAppLimited, roundEnded: ended)
 
+    if ended, !isAppLimited { sizePackets() }
+
     let newestSentAt = sent[newest].sentAt
     let lostBefore = inFlight
     probeCount = 0

@@ -28,6 +28,8 @@ struct SendLane {
   let id: LaneID
   let kind: LaneKind
   var maximumPacket: Int
+  /// What a packet may have now: on TCP what the path moves in 2 ms.
+  var packetLimit: Int
   var sent: SentPackets
   var congestion: Congestion
   var pacer = Pacer()
@@ -70,6 +72,11 @@ struct SendLane {
   var roundEnd: UInt64
   var isUtilised = false
 
+  // DESIGN §1.2: packets on TCP.
+  static let orderedStart = 16_384
+  static let orderedFloor = 1_200
+  static let orderedTime: TimeAmount = .milliseconds(2)
+
   init(
     id: LaneID, kind: LaneKind, maximumPacket: Int, firstNumber: UInt64,
     algorithm: CongestionAlgorithm, roundTrip: TimeAmount?
@@ -77,6 +84,7 @@ struct SendLane {
     self.id = id
     self.kind = kind
     self.maximumPacket = maximumPacket
+    packetLimit = kind == .ordered ? min(maximumPacket, Self.orderedStart) : maximumPacket
     sent = SentPackets(next: firstNumber)
     congestion = Congestion(kind: kind, algorithm: algorithm, packet: maximumPacket)
     let guess = roundTrip ?? RecoveryConstants.initialRoundTrip
@@ -99,12 +107,35 @@ struct SendLane {
   }
 
   var deadline: Instant {
-    lossTime < .distantFuture ? lossTime : probeDeadline
+    mutating get { lossTime < .distantFuture ? lossTime : probeDeadline }
   }
 
-  /// Room in the window for a packet of `bytes`.
-  func hasWindow(_ bytes: Int, limit: Int) -> Bool {
-    (inFlight + bytes <= congestion.window || inFlight == 0) && sent.count < limit
+  // Mutating though they change nothing or little: called on an element of an
+  // array, anything else copies the whole lane.
+
+  /// What a packet may have (0: none may be sent), its number, and whether the
+  /// lane owes a probe.
+  mutating func begin(packets: Int) -> (bytes: Int, number: UInt64, isProbe: Bool) {
+    let number = sent.next
+    let mayRecord = sent.count < packets && number < RecoveryConstants.maximumNumber
+    return (mayRecord ? packetLimit : 0, number, probesPending > 0)
+  }
+
+  /// Whether window and pacer let a packet of `bytes` go, and if not, why.
+  mutating func permission(bytes: Int, packets: Int, now: Instant) -> (Bool, FillResult) {
+    guard inFlight + bytes <= congestion.window || inFlight == 0, sent.count < packets else {
+      isUtilised = true
+      return (false, .blockedByCongestion)
+    }
+    let rate = congestion.pacingRate(smoothed: smoothed)
+    guard rate < .infinity else { return (true, .nothing) }
+    pacer.refill(rate: rate, packet: bytes, now: now)
+    if let until = pacer.wait(rate: rate, packet: bytes, now: now) {
+      isUtilised = true
+      blockedUntil = until
+      return (false, .blockedByPacing(until: until))
+    }
+    return (true, .nothing)
   }
 
   var statistics: LaneStatistics {
@@ -151,6 +182,19 @@ struct SendLane {
     sent.append(packet)
     figures.packetsSent += 1
     figures.bytesSent += UInt64(bytes)
+  }
+
+  mutating func setMaximumPacket(_ bytes: Int) {
+    maximumPacket = bytes
+    packetLimit = kind == .ordered ? min(packetLimit, bytes) : bytes
+    congestion.setPacket(bytes)
+  }
+
+  /// A packet on TCP holds the line no longer than 2 ms.
+  mutating func sizePackets() {
+    guard kind == .ordered, rate.best > 0 else { return }
+    let bytes = Int(rate.best * Self.orderedTime.inSeconds)
+    packetLimit = min(maximumPacket, max(Self.orderedFloor, bytes))
   }
 
   /// The application has no more to send though there is room.

@@ -3,32 +3,32 @@
 /// Ids wrap; comparisons are RFC 1982's on the 31 bits above the parity.
 
 /// The ids of one parity that were seen.
-struct SeenStreams {
+package struct SeenStreams {
   /// Parity bit of the ids: 1 odd, 0 even.
-  let parity: UInt32
+  package let parity: UInt32
   /// Every index before it was seen.
-  private(set) var watermark: UInt32 = 0
+  package private(set) var watermark: UInt32 = 0
   /// One bit per index, modulo 65,536; allocated when ids come out of order.
   private var bits: [UInt64] = []
   private var ahead = 0
 
-  static let indexMask: UInt32 = 0x7fff_ffff
+  package static let indexMask: UInt32 = 0x7fff_ffff
 
-  enum Finding { case seen, new, tooFar }
+  package enum Finding { case seen, new, tooFar }
 
-  init(role: MuxRole) { parity = role == .odd ? 1 : 0 }
+  package init(role: MuxRole) { parity = role == .odd ? 1 : 0 }
 
   /// For tests: begins at another id.
-  init(role: MuxRole, startingAt id: UInt32) {
+  package init(role: MuxRole, startingAt id: UInt32) {
     self.init(role: role)
     watermark = index(id)
   }
 
   /// The position of an id in the order of opening: 1, 3, 5, … or 2, 4, 6, …
-  func index(_ id: UInt32) -> UInt32 { (id &- (2 - parity)) >> 1 }
-  func id(_ index: UInt32) -> UInt32 { (index << 1) &+ (2 - parity) }
+  package func index(_ id: UInt32) -> UInt32 { (id &- (2 - parity)) >> 1 }
+  package func id(_ index: UInt32) -> UInt32 { (index << 1) &+ (2 - parity) }
 
-  func find(_ id: UInt32) -> Finding {
+  package func find(_ id: UInt32) -> Finding {
     let index = index(id)
     let distance = (index &- watermark) & Self.indexMask
     if distance >= 1 << 30 { return .seen }
@@ -39,7 +39,7 @@ struct SeenStreams {
   }
 
   /// Marks a `.new` id as seen.
-  mutating func insert(_ id: UInt32) {
+  package mutating func insert(_ id: UInt32) {
     let index = index(id)
     if index == watermark, ahead == 0 {
       step()
@@ -65,20 +65,22 @@ struct SeenStreams {
   }
 
   /// How many ids `index` lies above the watermark.
-  func distance(_ index: UInt32) -> UInt32 { (index &- watermark) & Self.indexMask }
+  package func distance(_ index: UInt32) -> UInt32 { (index &- watermark) & Self.indexMask }
 }
 
 /// Live streams by id: open addressing with linear probing. 0 is no id.
-struct StreamTable {
+package struct StreamTable {
   private var keys: [UInt32] = [UInt32](repeating: 0, count: 16)
   private var slots: [Int32] = [Int32](repeating: 0, count: 16)
-  private(set) var count = 0
+  package private(set) var count = 0
+
+  package init() {}
 
   private func home(_ id: UInt32) -> Int {
     Int(truncatingIfNeeded: (id &* 0x9e37_79b1) >> 7) & (keys.count - 1)
   }
 
-  func find(_ id: UInt32) -> Int? {
+  package func find(_ id: UInt32) -> Int? {
     var at = home(id)
     while keys[at] != 0 {
       if keys[at] == id { return Int(slots[at]) }
@@ -87,7 +89,7 @@ struct StreamTable {
     return nil
   }
 
-  mutating func insert(_ id: UInt32, _ slot: Int) {
+  package mutating func insert(_ id: UInt32, _ slot: Int) {
     if (count + 1) * 2 > keys.count { grow() }
     var at = home(id)
     while keys[at] != 0 { at = (at + 1) & (keys.count - 1) }
@@ -96,7 +98,7 @@ struct StreamTable {
     count += 1
   }
 
-  mutating func remove(_ id: UInt32) {
+  package mutating func remove(_ id: UInt32) {
     let mask = keys.count - 1
     var at = home(id)
     while keys[at] != id {
