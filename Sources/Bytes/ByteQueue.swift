@@ -34,6 +34,38 @@ public struct ByteQueue: ~Copyable {
     }
   }
 
+  /// The bytes of `range` (offsets from the front), borrowed.
+  @inlinable @_lifetime(borrow self)
+  public borrowing func bytes(_ range: Range<Int>) -> RawSpan {
+    precondition(range.lowerBound >= 0 && range.upperBound <= byteCount)
+    let slice = unsafe UnsafeRawBufferPointer(
+      rebasing: memory[(start + range.lowerBound)..<(start + range.upperBound)])
+    let span = unsafe RawSpan(_unsafeBytes: slice)
+    return unsafe _overrideLifetime(span, borrowing: self)
+  }
+
+  /// Lends the bytes of `range`: for queues held by classes, whose properties
+  /// cannot be borrowed through a computed span.
+  @inlinable public borrowing func withBytes<R>(
+    _ range: Range<Int>, _ body: (RawSpan) -> R
+  ) -> R {
+    body(bytes(range))
+  }
+
+  /// XORs the bytes of `range` with a repeated four-byte key.
+  @inlinable public mutating func xor(_ range: Range<Int>, key: UInt32) {
+    precondition(range.lowerBound >= 0 && range.upperBound <= byteCount)
+    var bytes = mutableBytes
+    var part = bytes._mutatingExtracting(range)
+    part.xor(key: key)
+  }
+
+  /// Writes over a byte that is there already.
+  @inlinable public mutating func overwrite(at offset: Int, with byte: UInt8) {
+    precondition(offset >= 0 && offset < byteCount)
+    unsafe memory[start + offset] = byte
+  }
+
   /// Everything queued, to be changed in place.
   @inlinable public var mutableBytes: MutableRawSpan {
     @_lifetime(&self)
