@@ -54,22 +54,25 @@ let package = Package(
     target("TLS", ["Bytes", "COpenSSL"]),
     target("HTTP", ["Bytes"]),
     target("Storage", ["Bytes", "CSQLite"]),
-    target("CommandLine", ["Bytes", "Crypto", "CLinux"]),
+    target("Transport", ["Bytes", "Reactor", "TLS", "HTTP"]),
+    target("CommandLine", ["Bytes", "Crypto", "CLinux", "HTTP", "Tunnels"]),
     target(
       "Agent",
       [
         "Bytes", "Crypto", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels", "NodeCore",
-        "Reactor", "TLS", "HTTP", "CommandLine",
+        "Reactor", "TLS", "HTTP", "Transport", "CommandLine",
       ]),
     target(
       "Server",
       [
         "Bytes", "Crypto", "Mux", "Relay", "Signaling", "ServerCore", "Reactor", "TLS", "HTTP",
-        "Storage", "CommandLine",
+        "Transport", "Storage", "CommandLine",
       ]),
     .executableTarget(
       name: "martlet",
-      dependencies: ["Bytes", "Crypto", "CLinux", "Reactor", "HTTP", "CommandLine", "Agent", "Server"],
+      dependencies: [
+        "Bytes", "Crypto", "CLinux", "Reactor", "HTTP", "Tunnels", "CommandLine", "Agent", "Server",
+      ],
       swiftSettings: settings),
 
     // Tests.

@@ -65,6 +65,13 @@ public final class TransmitBatch {
     return count
   }
 
+  /// One packet, borrowed for the duration of `body`.
+  @inlinable public func withSegment<R>(_ segment: Segment, _ body: (RawSpan) -> R) -> R {
+    let slice = unsafe UnsafeRawBufferPointer(
+      rebasing: memory[segment.offset..<(segment.offset + segment.count)])
+    return unsafe body(RawSpan(_unsafeBytes: slice))
+  }
+
   /// The bytes of `range`, borrowed for the duration of `body`.
   @inlinable public func withBytes<R>(
     _ range: Range<Int>, _ body: (UnsafeRawBufferPointer) -> R

@@ -283,6 +283,15 @@ extension Node {
     return written
   }
 
+  /// Bytes `withFlowWritable` would take now. 0 asks for a `flowWritable` later.
+  package func flowWriteCapacity(_ id: FlowID) -> Int {
+    guard let slot = slot(of: id), flows[slot].peer >= 0 else { return 0 }
+    let flow = flows[slot]
+    let capacity = peers[flow.peer].mux.writeCapacity(flow.stream)
+    guard flow.phase == .opening else { return capacity }
+    return min(capacity, max(0, Flow.earlyLimit - (flow.attempt?.early.count ?? 0)))
+  }
+
   /// Lends readable bytes in one piece; `body` says how many it took.
   @discardableResult
   package func withFlowReadable(_ id: FlowID, _ body: (RawSpan) -> Int) -> Int {

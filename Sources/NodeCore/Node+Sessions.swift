@@ -132,6 +132,25 @@ extension Node {
     }
   }
 
+  /// The server ended a channel of the leg (the peer left, or a limit).
+  package func relayChannelEnded(connection: UInt32, channel: UInt32, now: Instant) {
+    clock = now
+    guard leg?.connection == connection,
+      let peer = peers.first(where: { $0.channel == channel && !$0.isRemoved })
+    else { return }
+    dropRelayCarrier(of: peer, now: now)
+    peer.channel = 0
+  }
+
+  /// The kernel refused a datagram as too long for its path.
+  package func datagramTooLong(on carrier: Carrier, limit: Int, now: Instant) {
+    clock = now
+    for peer in peers where !peer.isRemoved && peer.connectedSince != nil {
+      peer.paths.datagramTooLong(on: carrier, limit: limit, now: now)
+      touch(peer)
+    }
+  }
+
   private func attachRelay(to peer: Peer, now: Instant) {
     guard let leg, peer.channel != 0, peer.relayCarrier == nil else { return }
     let carrier = Carrier.relay(

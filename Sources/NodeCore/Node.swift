@@ -12,7 +12,7 @@ package import Bytes
 internal import Crypto
 internal import Mux
 package import Paths
-package import Signaling
+internal import Signaling
 package import Tunnels
 internal import WireGuard
 #endif

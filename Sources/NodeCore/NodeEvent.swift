@@ -2,7 +2,6 @@
 
 #if canImport(Bytes)
 package import Bytes
-package import Signaling
 package import Tunnels
 #endif
 

@@ -5,7 +5,8 @@
 package import Bytes
 internal import Mux
 package import Paths
-package import Tunnels
+internal import Signaling
+internal import WireGuard
 #endif
 
 package struct PeerStatus: Sendable {

@@ -11,6 +11,12 @@ package struct Listening: Hashable, Sendable {
   package var owner: TunnelOwner
   package var `protocol`: TunnelProtocol
   package var address: ListenAddress
+
+  package init(owner: TunnelOwner, protocol: TunnelProtocol, address: ListenAddress) {
+    self.owner = owner
+    self.protocol = `protocol`
+    self.address = address
+  }
 }
 
 /// What a change of definitions asks of the driver. Stop before starting.

@@ -1,0 +1,341 @@
+/// One agent at work: the pure `Node` with its sockets. Everything here runs on
+/// one event loop; nothing blocks but reading files at the start. After each
+/// batch of events the node is drained: packets, signals, events.
+
+package import Bytes
+package import CommandLine
+internal import Crypto
+internal import HTTP
+package import NodeCore
+internal import Paths
+package import Reactor
+internal import Tunnels
+
+/// Why an agent does not start. Words for stderr; the exit status is 1.
+package struct AgentStartFailure: Error, CustomStringConvertible {
+  package let description: String
+  init(_ description: String) { self.description = description }
+}
+
+package final class AgentRuntime {
+  package let options: AgentOptions
+  package let loop: EventLoop
+  package let node: Node
+  let state: AgentState
+  let log: AgentLog
+  let names: NameLookup
+  var random: SeededRandom
+  package let startedAt: Instant
+
+  private let batch = TransmitBatch()
+  private let timer: LoopTimer
+  private var socketV4: UDPSocket?
+  private var socketV6: UDPSocket?
+  var uplinks: UplinkManager?
+  private(set) lazy var tunnels = TunnelManager(self)
+  private var bridges: [Int: FlowBridge] = [:]
+  private var monitor: NetworkMonitor?
+  private var saveTimer: TimerToken?
+  private var pingWaiters: [UInt32: (Result<(TimeAmount, String), PingFailure>) -> Void] = [:]
+  private var lastPing: UInt32 = 0
+  private var isStopped = false
+
+  struct PingFailure: Error {
+    let words: String
+  }
+
+  static let version = "0.1.0"
+
+  /// Opens the state directory and the sockets; nothing is sent yet.
+  package init(
+    options: AgentOptions, loop: EventLoop, log: AgentLog
+  ) throws(AgentStartFailure) {
+    self.options = options
+    self.loop = loop
+    self.log = log
+    startedAt = loop.now
+    do throws(AgentStateFailure) {
+      state = try AgentState(directory: options.dataDirectory) { log.warn($0) }
+    } catch {
+      switch error {
+      case .locked(let words), .unreadable(let words): throw AgentStartFailure(words)
+      }
+    }
+    var random = SeededRandom(seed: try Self.kernelSeed())
+    let key: KeyPair
+    if let secret = state.bytes("key"), secret.count == 32 {
+      key = KeyPair(secret: secret, publicKey: X25519.publicKey(of: secret))
+    } else {
+      key = X25519.generate(using: &random)
+      state.setBytes("key", key.secret)
+    }
+    do throws(SystemError) {
+      names = try NameLookup(loop)
+    } catch {
+      throw AgentStartFailure("names cannot be looked up: \(error)")
+    }
+    let sockets = try Self.bindSockets(options, state, loop, log)
+    socketV4 = sockets.v4
+    socketV6 = sockets.v6
+    state["port"] = JSONValue(sockets.port)
+    state.save()
+    if let failure = state.lastFailure { throw AgentStartFailure(failure) }
+    node = Node(
+      settings: NodeSettings(
+        name: options.node, staticKey: key, incarnation: random.next() | 1, version: Self.version,
+        os: "\(ProcessSettings.systemName) \(ProcessSettings.kernelRelease)", port: sockets.port,
+        seed: random.bytes(32), token: options.token.value),
+      records: state.records, now: loop.now)
+    self.random = random
+    weak var me: AgentRuntime?
+    timer = LoopTimer(loop) { me?.tick() }
+    me = self
+    node.exitPolicy.rules = options.allow
+    socketV4?.delegate = self
+    socketV6?.delegate = self
+  }
+
+  /// Begins to work: interfaces, tunnels, the server.
+  package func start() throws(AgentStartFailure) {
+    readInterfaces()
+    do throws(SystemError) {
+      monitor = try NetworkMonitor(loop) { [weak self] in self?.readInterfaces() }
+    } catch {
+      log.warn("changes of the network will not be noticed: \(error)")
+    }
+    loop.onClockChange { [weak self] in self?.readInterfaces() }
+    loop.afterEachBatch { [weak self] in self?.drain() }
+    tunnels.start()
+    let uplinks = UplinkManager(self)
+    self.uplinks = uplinks
+    uplinks.start()
+  }
+
+  /// Closes everything; the loop may stop afterwards.
+  package func stop() {
+    guard !isStopped else { return }
+    isStopped = true
+    tunnels.stop()
+    for bridge in bridges.values { bridge.connection.reset() }
+    bridges.removeAll()
+    uplinks?.stop()
+    state.save()
+    socketV4?.close()
+    socketV6?.close()
+    monitor?.close()
+    names.close()
+  }
+
+  private static func kernelSeed() throws(AgentStartFailure) -> [UInt8] {
+    do throws(SystemError) {
+      return try ProcessSettings.randomBytes(32)
+    } catch {
+      throw AgentStartFailure("no random bytes from the kernel: \(error)")
+    }
+  }
+
+  // MARK: Sockets
+
+  private static func bindSockets(
+    _ options: AgentOptions, _ state: AgentState, _ loop: EventLoop, _ log: AgentLog
+  ) throws(AgentStartFailure) -> (v4: UDPSocket?, v6: UDPSocket?, port: UInt16) {
+    let kept: UInt16? = state["port"]?.integer()
+    var wanted = options.port ?? kept ?? 0
+    for attempt in 0..<8 {
+      do throws(SystemError) {
+        let v4 = try UDPSocket(loop, bind: Endpoint(.anyV4, wanted), number: 1)
+        var v6: UDPSocket?
+        do throws(SystemError) {
+          v6 = try UDPSocket(loop, bind: Endpoint(.anyV6, v4.local.port), number: 2)
+        } catch {
+          // No IPv6 on this machine is fine; a port that is taken is not.
+          if error.isAddressInUse {
+            v4.close()
+            throw error
+          }
+        }
+        return (v4, v6, v4.local.port)
+      } catch {
+        guard error.isAddressInUse, options.port == nil, attempt < 7 else {
+          throw AgentStartFailure("-port \(wanted): \(error)")
+        }
+        if kept != nil, attempt == 0 {
+          log.warn("UDP port \(wanted), used before, is taken; choosing another")
+        }
+        wanted = 0
+      }
+    }
+    throw AgentStartFailure("no UDP port could be had")
+  }
+
+  private func readInterfaces() {
+    do throws(SystemError) {
+      var addresses: [AddressPrefix] = []
+      for interface in try NetworkInterfaces.current() where interface.isUp {
+        for address in interface.addresses
+        where !address.isTentative && !address.isDuplicate && !address.isDeprecated {
+          addresses.append(AddressPrefix(address.address, address.prefix))
+        }
+      }
+      node.setNetwork(
+        addresses: addresses, socketV4: socketV4?.number, socketV6: socketV6?.number,
+        now: loop.now)
+      uplinks?.networkChanged()
+    } catch {
+      log.warn("the interfaces cannot be read: \(error)")
+    }
+  }
+
+  // MARK: Drain
+
+  private func tick() { node.advance(to: loop.refreshNow()) }
+
+  private func drain() {
+    guard !isStopped else { return }
+    var rounds = 0
+    while true {
+      let now = loop.refreshNow()
+      let isFull = node.pollTransmit(
+        into: batch, now: now, wallClock: UInt64(max(0, EventLoop.wallClockNanoseconds)))
+      flush()
+      var sawEvent = false
+      while let event = node.pollEvent() {
+        sawEvent = true
+        handle(event)
+      }
+      uplinks?.sendSignals()
+      rounds += 1
+      if !isFull && !sawEvent { break }
+      if rounds == 16 {
+        loop.requestAnotherBatch()
+        break
+      }
+    }
+    timer.set(at: node.nextDeadline)
+  }
+
+  private func flush() {
+    let segments = batch.segments
+    var index = 0
+    while index < segments.count {
+      let carrier = segments[index].carrier
+      switch carrier.kind {
+      case .udp:
+        let socket = carrier.socket == 1 ? socketV4 : socketV6
+        let next = socket?.send(batch, from: index) ?? index
+        index = max(next, index + 1)
+      case .relay:
+        uplinks?.sendRelayed(batch, segments[index])
+        index += 1
+      case .tcp:
+        // Direct TCP carriers come with their own issue; no path leads here.
+        index += 1
+      }
+    }
+    uplinks?.flushRelayed()
+    batch.removeAll()
+  }
+
+  // MARK: Events of the node
+
+  private func handle(_ event: NodeEvent) {
+    switch event {
+    case .online:
+      uplinks?.online()
+    case .signalClosed(let reason):
+      uplinks?.signalMustClose(reason)
+    case .loginRefused(_, let words):
+      uplinks?.loginRefused(words)
+    case .dial(let flow, let request):
+      tunnels.dial(flow, request)
+    case .flowOpened:
+      break
+    case .flowReadable(let flow):
+      bridge(flow)?.writeOut()
+    case .flowWritable(let flow):
+      bridge(flow)?.flowWritable()
+    case .flowFinished(let flow):
+      bridge(flow)?.writeOut()
+    case .flowEnded(let flow, let end):
+      log.debug("connection ended: \(end.words)")
+      tunnels.cancelDial(flow)
+      if let bridge = takeBridge(flow) { bridge.connection.reset() }
+    case .flowClosed(let flow):
+      if let bridge = takeBridge(flow) { bridge.connection.closeWhenFlushed() }
+    case .pong(let token, let roundTrip, let path):
+      pingWaiters.removeValue(forKey: token)?(.success((roundTrip, path)))
+    case .pingFailed(let token, let words):
+      pingWaiters.removeValue(forKey: token)?(.failure(PingFailure(words: words)))
+    case .store(let record):
+      state.keep(record)
+      if case .stampCeiling = record { state.save() } else { saveSoon() }
+    case .log(let line):
+      log.write(line)
+    }
+  }
+
+  func saveSoon() {
+    guard saveTimer == nil else { return }
+    saveTimer = loop.schedule(after: .milliseconds(100)) { [weak self] in
+      guard let self else { return }
+      saveTimer = nil
+      state.save()
+      if let failure = state.lastFailure { log.warn("state cannot be kept: \(failure)") }
+    }
+  }
+
+  /// Asks a peer for a sign of life through the path in use.
+  func ping(
+    _ name: String, _ completion: @escaping (Result<(TimeAmount, String), PingFailure>) -> Void
+  ) {
+    lastPing &+= 1
+    pingWaiters[lastPing] = completion
+    node.ping(name, token: lastPing, now: loop.now)
+  }
+
+  // MARK: Bridges
+
+  func adopt(_ bridge: FlowBridge) { bridges[Int(bridge.flow.index)] = bridge }
+
+  func bridge(_ flow: FlowID) -> FlowBridge? {
+    guard let bridge = bridges[Int(flow.index)], bridge.flow == flow else { return nil }
+    return bridge
+  }
+
+  func takeBridge(_ flow: FlowID) -> FlowBridge? {
+    guard let bridge = bridge(flow) else { return nil }
+    bridges[Int(flow.index)] = nil
+    return bridge
+  }
+
+  /// The bridge's own connection (a dialled target) is there.
+  func dialed(_ bridge: FlowBridge) { tunnels.dialed(bridge) }
+
+  /// The local socket broke.
+  func bridgeFailed(_ bridge: FlowBridge, _ error: SystemError) {
+    if tunnels.dialFailed(bridge, error) { return }
+    guard self.bridge(bridge.flow) === bridge else { return }
+    bridges[Int(bridge.flow.index)] = nil
+    node.flowReset(bridge.flow, words: "\(error)")
+  }
+}
+
+extension AgentRuntime: UDPSocketDelegate {
+  package func socketReadable(_ socket: UDPSocket) {
+    let now = loop.refreshNow()
+    let number = socket.number
+    let node = node
+    socket.receive { bytes, info in
+      node.receive(&bytes, from: .udp(socket: number, remote: info.remote), now: now)
+    }
+    node.finishReceiving(now: now)
+  }
+
+  package func socket(_ socket: UDPSocket, failed failure: DatagramFailure) {
+    if failure.error.isMessageTooLarge {
+      node.datagramTooLong(
+        on: .udp(socket: socket.number, remote: failure.remote), limit: failure.maximumSize,
+        now: loop.now)
+    }
+  }
+}

@@ -1,0 +1,331 @@
+/// The agent's connections to the server: the signalling WebSocket, kept for
+/// ever, and the relay leg beside it. Resolves, dials, retries with jitter;
+/// pins the server's certificate once the login has proven it.
+
+internal import Bytes
+internal import CommandLine
+internal import HTTP
+internal import Mux
+internal import NodeCore
+internal import Reactor
+internal import TLS
+internal import Transport
+
+final class UplinkManager: UplinkDelegate {
+  private unowned let agent: AgentRuntime
+  private var signal: Uplink?
+  private var leg: Uplink?
+  private var isLegAccepted = false
+  private var isLegBlocked = false
+  private var lastNumber: UInt32 = 100
+  private var addresses: [IPAddress] = []
+  private var retry: TimerToken?
+  private var legRetry: TimerToken?
+  private var lookup: NameLookup.Token?
+  private var lastWords = ""
+  private var isStopped = false
+  private var fingerprint: [UInt8]?
+  /// The next reconnect waits this long: a refused login is no reason to hurry.
+  private var nextDelay: TimeAmount?
+
+  /// spec/inp2p: reconnect after 5 s with jitter; a refused login every 60 s.
+  static let reconnect = TimeAmount.seconds(5)
+  static let afterRefusal = TimeAmount.seconds(60)
+  /// Bytes of relayed packets that wait for the kernel before the node is told
+  /// to stop: more would only hide a queue (DESIGN §1.3).
+  static let legBacklog = 64 * 1024
+
+  init(_ agent: AgentRuntime) { self.agent = agent }
+
+  /// The connection that carries signalling is logged in.
+  var isOnline: Bool { agent.node.isOnline }
+  /// Why the last connection ended; empty while online.
+  var problem: String { isOnline ? "" : lastWords }
+
+  func start() { connect() }
+
+  func stop() {
+    isStopped = true
+    if let retry { agent.loop.cancel(retry) }
+    if let legRetry { agent.loop.cancel(legRetry) }
+    signal?.close()
+    leg?.close()
+  }
+
+  /// A new address or route: try at once instead of waiting.
+  func networkChanged() {
+    guard signal == nil, retry != nil else { return }
+    schedule(after: .milliseconds(200))
+  }
+
+  // MARK: Signalling
+
+  private func connect() {
+    guard !isStopped, signal == nil, lookup == nil else { return }
+    let host = agent.options.serverHost
+    lookup = agent.names.resolve(host) { [weak self] result in
+      guard let self else { return }
+      lookup = nil
+      switch result {
+      case .success(let found):
+        addresses = found
+        dialNext()
+      case .failure(let failure):
+        failed("\(host) cannot be resolved (\(failure))")
+      }
+    }
+  }
+
+  private func dialNext() {
+    guard !addresses.isEmpty else {
+      failed(lastWords)
+      return
+    }
+    let address = addresses.removeFirst()
+    do throws(UplinkFailure) {
+      signal = try open(.signal, to: Endpoint(address, agent.options.serverPort))
+    } catch {
+      lastWords = error.words
+      dialNext()
+    }
+  }
+
+  private struct UplinkFailure: Error {
+    let words: String
+  }
+
+  private func open(_ purpose: Uplink.Purpose, to endpoint: Endpoint) throws(UplinkFailure) -> Uplink {
+    var streamOptions = StreamOptions()
+    streamOptions.connectTimeout = .seconds(10)
+    streamOptions.keepalive = .seconds(30)
+    streamOptions.userTimeout = .seconds(45)
+    if purpose == .relay {
+      streamOptions.notSentLowWater = Self.legBacklog
+      streamOptions.backlogBytes = 4 << 20
+    }
+    do {
+      let connection = try StreamConnection.connect(
+        agent.loop, to: endpoint, options: streamOptions)
+      var tls: TLSSession?
+      if !agent.options.insecure {
+        tls = try TLSContext.client().session(serverName: agent.options.serverHost)
+      }
+      lastNumber += 1
+      return Uplink(
+        purpose, number: lastNumber, connection: connection, tls: tls,
+        host: agent.options.serverHost, port: agent.options.serverPort,
+        random: agent.random.bytes(48), delegate: self)
+    } catch {
+      throw UplinkFailure(words: "\(endpoint): \(error)")
+    }
+  }
+
+  private func failed(_ words: String) {
+    if words != lastWords || agent.node.isOnline { agent.log.warn("server: \(words)") }
+    lastWords = words
+    schedule(after: nextDelay ?? jittered(Self.reconnect))
+    nextDelay = nil
+  }
+
+  /// Between three fifths and all of it.
+  private func jittered(_ amount: TimeAmount) -> TimeAmount {
+    amount - .nanoseconds(Int64.random(in: 0...(amount.nanoseconds * 2 / 5), using: &agent.random))
+  }
+
+  private func schedule(after delay: TimeAmount) {
+    guard !isStopped else { return }
+    if let retry { agent.loop.cancel(retry) }
+    retry = agent.loop.schedule(after: delay) { [weak self] in
+      self?.retry = nil
+      self?.connect()
+    }
+  }
+
+  func sendSignals() {
+    guard let signal, signal.isOpen else { return }
+    while let message = agent.node.pollSignal() {
+      if !signal.send(message) {
+        signal.close()
+        uplinkClosed(signal, "the server does not read")
+        return
+      }
+    }
+  }
+
+  /// The node has ended the conversation.
+  func signalMustClose(_ words: String) {
+    guard let signal else { return }
+    signal.close()
+    uplinkClosed(signal, words)
+  }
+
+  func loginRefused(_ words: String) {
+    if words != lastWords { agent.log.error("login refused: \(words)") }
+    lastWords = words
+    nextDelay = Self.afterRefusal
+    guard let signal else { return }
+    signal.close()
+    uplinkClosed(signal, words)
+  }
+
+  /// Logged in: the proof over this certificate held.
+  func online() {
+    if let fingerprint {
+      let known = agent.state.bytes("fingerprint")
+      if known != fingerprint {
+        if known != nil {
+          agent.log.warn(
+            "the server's certificate has changed; the login proved it, so it is pinned anew")
+        }
+        agent.state.setBytes("fingerprint", fingerprint)
+        agent.saveSoon()
+      }
+    }
+    lastWords = ""
+    agent.log.info("connected to \(agent.options.serverHost):\(agent.options.serverPort) as \(agent.options.node)")
+    openLeg()
+  }
+
+  // MARK: The relay leg
+
+  private func openLeg() {
+    guard !isStopped, leg == nil, let signal, agent.node.isOnline else { return }
+    do throws(UplinkFailure) {
+      isLegAccepted = false
+      isLegBlocked = false
+      leg = try open(.relay, to: signal.remote)
+    } catch {
+      retryLeg()
+    }
+  }
+
+  private func retryLeg() {
+    guard legRetry == nil, !isStopped else { return }
+    legRetry = agent.loop.schedule(after: jittered(.seconds(2))) { [weak self] in
+      self?.legRetry = nil
+      self?.openLeg()
+    }
+  }
+
+  /// One sealed packet for a channel of the leg. Without a leg it is dropped:
+  /// the session's recovery is for that.
+  func sendRelayed(_ batch: TransmitBatch, _ segment: TransmitBatch.Segment) {
+    guard let leg, isLegAccepted, leg.number == segment.carrier.socket else { return }
+    let frame = CarrierFrame(
+      channel: segment.carrier.channel, kind: .data, length: segment.count)
+    _ = leg.append(limit: CarrierFrame.headBytes + segment.count) { output in
+      frame.write(into: &output)
+      batch.withSegment(segment) { output.write($0) }
+    }
+  }
+
+  func flushRelayed() {
+    guard let leg, isLegAccepted else { return }
+    leg.flush()
+    if !isLegBlocked, leg.backlog > Self.legBacklog {
+      isLegBlocked = true
+      agent.node.setConnectionBlocked(leg.number, true)
+    }
+  }
+
+  private func receiveRelayed(_ leg: Uplink, _ message: inout MutableRawSpan) {
+    let now = agent.loop.now
+    var offset = 0
+    while offset < message.byteCount {
+      let frame: CarrierFrame?
+      do throws(CarrierFailure) {
+        frame = try CarrierFrame(headOf: message.bytes.extracting(offset..<message.byteCount))
+      } catch {
+        frame = nil
+      }
+      guard let frame, offset + CarrierFrame.headBytes + frame.length <= message.byteCount else {
+        leg.close()
+        uplinkClosed(leg, "the server's relay sent a broken frame")
+        return
+      }
+      let start = offset + CarrierFrame.headBytes
+      let end = start + frame.length
+      switch frame.kind {
+      case .data:
+        var packet = message._mutatingExtracting(start..<end)
+        agent.node.receive(
+          &packet,
+          from: .relay(connection: leg.number, channel: frame.channel, remote: leg.remote),
+          now: now)
+      case .ping:
+        let body = [UInt8](message.bytes.extracting(start..<end))
+        _ = leg.send(CarrierFrame.bytes(channel: frame.channel, kind: .pong, body: body))
+      case .end, .refuse:
+        agent.node.relayChannelEnded(connection: leg.number, channel: frame.channel, now: now)
+      case .open, .pong:
+        break
+      }
+      offset = end
+    }
+    agent.node.finishReceiving(now: now)
+  }
+
+  // MARK: UplinkDelegate
+
+  func uplinkOpened(_ uplink: Uplink) {
+    switch uplink.purpose {
+    case .signal:
+      fingerprint = uplink.tls?.peerFingerprintSHA256
+      agent.node.signalConnected(
+        usesTLS: uplink.tls != nil, exporter: uplink.tls?.channelBinding ?? [],
+        now: agent.loop.now)
+      sendSignals()
+    case .relay:
+      guard let hello = agent.node.legHello() else {
+        uplink.close()
+        uplinkClosed(uplink, "no ticket")
+        return
+      }
+      _ = uplink.send(hello)
+    }
+  }
+
+  func uplinkReceived(_ uplink: Uplink, _ message: inout MutableRawSpan) {
+    switch uplink.purpose {
+    case .signal:
+      agent.node.signalReceived([UInt8](message.bytes), now: agent.loop.now)
+      // Events and answers leave with the drain after this batch.
+    case .relay:
+      if isLegAccepted {
+        receiveRelayed(uplink, &message)
+      } else {
+        isLegAccepted = true
+        agent.node.legOpened(
+          connection: uplink.number, remote: uplink.remote, now: agent.loop.now)
+      }
+    }
+  }
+
+  func uplinkWritable(_ uplink: Uplink) {
+    guard uplink === leg, isLegBlocked, uplink.backlog <= Self.legBacklog / 2 else { return }
+    isLegBlocked = false
+    agent.node.setConnectionBlocked(uplink.number, false)
+  }
+
+  func uplinkClosed(_ uplink: Uplink, _ words: String) {
+    if uplink === leg {
+      leg = nil
+      isLegAccepted = false
+      agent.node.legClosed(connection: uplink.number, now: agent.loop.now)
+      if agent.node.isOnline { retryLeg() }
+    } else if uplink === signal {
+      let wasOnline = agent.node.isOnline
+      let wasOpen = uplink.isOpen
+      signal = nil
+      fingerprint = nil
+      agent.node.signalClosed(now: agent.loop.now)
+      if wasOnline { agent.log.warn("connection to the server lost: \(words)") }
+      if !wasOnline, !wasOpen, !addresses.isEmpty {
+        lastWords = words
+        dialNext()
+      } else {
+        failed(words)
+      }
+    }
+  }
+}

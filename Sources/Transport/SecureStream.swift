@@ -1,0 +1,199 @@
+/// A byte stream to or from the server: a TCP connection, with TLS in it or
+/// without. The owner sees plain bytes either way. Used by the agent (wss and
+/// ws) and by the server (both on one port). It bounds what it buffers; it
+/// verifies nothing by itself (the login does, DESIGN §3).
+
+package import Bytes
+package import Reactor
+package import TLS
+
+/// Told by a stream. After `streamFailed` or `close` nothing more.
+package protocol SecureStreamDelegate: AnyObject {
+  /// Connected, and the TLS handshake, if there is one, is done.
+  func streamOpened(_ stream: SecureStream)
+  /// Plain bytes; they may be overwritten and are worthless after the call.
+  func streamReceived(_ stream: SecureStream, _ bytes: inout MutableRawSpan)
+  /// A write was refused before; there is room again.
+  func streamWritable(_ stream: SecureStream)
+  /// The peer will send no more.
+  func streamEnded(_ stream: SecureStream)
+  /// It could not connect, or broke; it is closed already.
+  func streamFailed(_ stream: SecureStream, _ words: String)
+}
+
+package final class SecureStream: ConnectionDelegate {
+  package let connection: StreamConnection
+  package private(set) var tls: TLSSession?
+  package weak var delegate: (any SecureStreamDelegate)?
+  private var isOpen = false
+  private var isEnded = false
+  private var isShort = false
+  /// Ends the stream unless it opens in time.
+  private var openTimer: TimerToken?
+
+  /// - Parameters:
+  ///   - connection: connected or connecting; the stream becomes its delegate.
+  ///   - tls: a fresh session, or nil for plain bytes.
+  ///   - within: the time for connection and handshake.
+  package init(
+    _ connection: StreamConnection, tls: TLSSession?, within: TimeAmount = .seconds(15),
+    delegate: any SecureStreamDelegate
+  ) {
+    self.connection = connection
+    self.tls = tls
+    self.delegate = delegate
+    connection.delegate = self
+    openTimer = connection.loop.schedule(after: within) { [weak self] in
+      self?.openTimer = nil
+      self?.fail("no connection within \(within.nanoseconds / 1_000_000_000) s")
+    }
+    if connection.isOpen { begin() }
+  }
+
+  package var remote: Endpoint { connection.remote ?? .none }
+  package var isClosed: Bool { connection.isClosed }
+
+  /// Bytes that wait here for the kernel.
+  package var backlog: Int { connection.backlog }
+
+  package func close() {
+    cancelTimer()
+    delegate = nil
+    if let tls, isOpen {
+      tls.close()
+      flushTLS()
+      connection.closeWhenFlushed()
+    } else {
+      connection.closeWhenFlushed()
+    }
+  }
+
+  /// Takes all of `bytes`, or nothing when the backlog is full (then
+  /// `streamWritable` tells).
+  package func write(_ bytes: RawSpan) -> Bool {
+    guard !connection.isClosed else { return false }
+    guard let tls else {
+      let taken = connection.writeAll(bytes)
+      if !taken { isShort = true }
+      return taken
+    }
+    // The kernel's share of the backlog is not seen through TLS: what waits
+    // there is bounded by the same limit.
+    guard connection.backlog < connection.backlogLimit / 2 else {
+      isShort = true
+      return false
+    }
+    guard tls.write(bytes) else {
+      isShort = true
+      return false
+    }
+    flushTLS()
+    return true
+  }
+
+  // MARK: ConnectionDelegate
+
+  package func connectionOpened(_ connection: StreamConnection) { begin() }
+
+  package func connectionReadable(_ connection: StreamConnection) {
+    for _ in 0..<4 {
+      let result = connection.read { bytes in
+        if let tls {
+          tls.receiveCiphertext(bytes.bytes)
+        } else {
+          delegate?.streamReceived(self, &bytes)
+        }
+      }
+      switch result {
+      case .bytes:
+        if tls != nil { advanceTLS() }
+        if connection.isClosed { return }
+      case .wouldBlock:
+        return
+      case .end:
+        end()
+        return
+      case .failed(let error):
+        fail("\(error)")
+        return
+      }
+    }
+  }
+
+  package func connectionWritable(_ connection: StreamConnection) {
+    flushTLS()
+    if isShort {
+      isShort = false
+      delegate?.streamWritable(self)
+    }
+  }
+
+  package func connectionFailed(_ connection: StreamConnection, _ error: SystemError) {
+    fail("\(error)")
+  }
+
+  // MARK: Parts
+
+  private func begin() {
+    guard let tls else {
+      opened()
+      return
+    }
+    tls.begin()
+    advanceTLS()
+  }
+
+  private func opened() {
+    guard !isOpen else { return }
+    isOpen = true
+    cancelTimer()
+    delegate?.streamOpened(self)
+  }
+
+  private func advanceTLS() {
+    guard let tls else { return }
+    flushTLS()
+    if !isOpen, tls.isEstablished { opened() }
+    while !connection.isClosed {
+      let count = tls.read { bytes in delegate?.streamReceived(self, &bytes) }
+      if count == 0 { break }
+    }
+    flushTLS()
+    if let failure = tls.failure {
+      fail("TLS: \(failure)")
+    } else if tls.isPeerClosed {
+      end()
+    }
+  }
+
+  private func flushTLS() {
+    guard let tls else { return }
+    while !connection.isClosed {
+      let taken = tls.withPendingOutput { connection.write($0) }
+      if taken == 0 { break }
+    }
+  }
+
+  private func end() {
+    guard !isEnded else { return }
+    isEnded = true
+    guard isOpen else {
+      fail("the connection was closed before it was ready")
+      return
+    }
+    delegate?.streamEnded(self)
+  }
+
+  private func fail(_ words: String) {
+    cancelTimer()
+    if !connection.isClosed { connection.close() }
+    let delegate = delegate
+    self.delegate = nil
+    delegate?.streamFailed(self, words)
+  }
+
+  private func cancelTimer() {
+    if let openTimer { connection.loop.cancel(openTimer) }
+    openTimer = nil
+  }
+}
