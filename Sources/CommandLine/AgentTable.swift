@@ -2,8 +2,10 @@
 /// the client table of the INP2P face. Pure: the bytes of config.json are
 /// handed in, those to be saved are handed out.
 
-import HTTP
-package import Tunnels
+#if canImport(Bytes)
+  import HTTP
+  package import Tunnels
+#endif
 
 /// What an agent is to do.
 package struct AgentOptions: Hashable, Sendable {

@@ -2,7 +2,9 @@
 /// Pure; what it refuses it refuses with one sentence that says what would
 /// have been right, and never repeats a secret.
 
-import Tunnels
+#if canImport(Bytes)
+  import Tunnels
+#endif
 
 /// A command line taken apart; values have been checked by their kinds.
 package struct ParsedCommand: Sendable {

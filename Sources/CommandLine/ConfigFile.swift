@@ -4,8 +4,10 @@
 /// writes them atomically with mode 0600. What an agent chooses or learns
 /// (listen port, fingerprint, pushed apps) never goes in here.
 
-package import HTTP
-package import Tunnels
+#if canImport(Bytes)
+  package import HTTP
+  package import Tunnels
+#endif
 
 /// Why a configuration file cannot be taken.
 package struct ConfigError: Error, Hashable, Sendable, CustomStringConvertible {

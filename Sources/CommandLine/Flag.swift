@@ -3,8 +3,10 @@
 /// manual page and the test matrix are all driven by these rows; nothing is
 /// said twice. Never reads files or the environment itself.
 
-import Bytes
-import Tunnels
+#if canImport(Bytes)
+  import Bytes
+  import Tunnels
+#endif
 
 /// What a flag takes.
 package enum FlagKind: Hashable, Sendable {
@@ -32,7 +34,7 @@ package enum FlagKind: Hashable, Sendable {
   case target
   /// HOST:PORTS of `-allow`.
   case rule
-  /// http://[USER:PASSWORD@]HOST:PORT.
+  /// http://[USER:PASSWORD@]HOST[:PORT].
   case proxy
   /// ADDRESS[/PREFIX].
   case block
@@ -82,6 +84,12 @@ package struct Flag: Sendable {
   package var isSecret: Bool
   /// Parsed and checked, but without effect in this version.
   package var isInactive: Bool
+
+  /// The variable is not ours (`https_proxy`): what we cannot use in it is no
+  /// fault of whoever started us, and says nothing about what he wants.
+  var isAmbient: Bool {
+    environment.map { !$0.hasPrefix("INP2P_") && !$0.hasPrefix("ZTM_") } ?? false
+  }
 
   package init(
     _ name: String, short: Character? = nil, _ kind: FlagKind, many: Many = .no,
@@ -157,7 +165,7 @@ extension FlagKind {
     case .listen: DefinitionError.Field.listen.expected
     case .target: DefinitionError.Field.target.expected
     case .rule: DefinitionError.Field.allow.expected
-    case .proxy: "http://HOST:PORT"
+    case .proxy: "http://HOST[:PORT]"
     case .block: "an IP address or CIDR"
     case .choice(let words): words.joined(separator: ", ")
     }
@@ -244,7 +252,7 @@ extension FlagKind {
     var rest = text.dropFirst(7)
     if rest.hasSuffix("/") { rest = rest.dropLast() }
     if let at = rest.lastIndex(of: "@") { rest = rest[rest.index(after: at)...] }
-    guard let (host, _) = HostPort.split(rest, hostRequired: true) else { return false }
+    let host = HostPort.split(rest, hostRequired: true)?.host ?? String(rest)
     return TunnelNaming.isHost(host)
       && !text.unicodeScalars.contains { $0.properties.isWhitespace || $0.value < 0x20 }
   }

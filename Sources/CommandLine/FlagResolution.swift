@@ -2,7 +2,9 @@
 /// checking path for all four, so that a port in the file is held to the same
 /// rule as a port on the command line.
 
-import Tunnels
+#if canImport(Bytes)
+  import Tunnels
+#endif
 
 /// The origin of a value.
 package enum FlagSource: Hashable, Sendable {
@@ -34,7 +36,10 @@ package struct ResolvedFlags: Sendable {
         do {
           set(flag, try flag.values(in: text), .environment)
         } catch {
-          throw UsageError("invalid value in \(name): expected \(error.expected)")
+          guard flag.isAmbient else {
+            throw UsageError("invalid value in \(name): expected \(error.expected)")
+          }
+          notices.append("\(name) is ignored: expected \(error.expected)")
         }
       } else if let key = flag.configKey, let config, let texts = try Self.texts(config, key) {
         var found: [FlagValue] = []
@@ -60,6 +65,7 @@ package struct ResolvedFlags: Sendable {
           .compactMap { $0 }.joined(separator: ", or ")
         throw UsageError("\(written) is required" + (ways.isEmpty ? "" : " (or \(ways))"))
       }
+      if flag.isAmbient, sources[flag.name] == .environment { continue }
       if flag.isInactive, isGiven(flag.name), values[flag.name] != [.bool(false)] {
         notices.append("\(written) is not active yet in this version; it has no effect")
       }

@@ -1,9 +1,11 @@
 /// `martlet` itself: its commands, and what they come to. `server`, `agent` and
 /// `tunnel` are the tables of inp2ps, inp2pc and ztm under another name.
 
-import Bytes
-import Crypto
-package import Tunnels
+#if canImport(Bytes)
+  import Bytes
+  import Crypto
+  package import Tunnels
+#endif
 
 package enum MartletCommand: Hashable, Sendable {
   case status

@@ -2,7 +2,9 @@
 /// what the value says: read the file it names, hand the bytes back, run; or
 /// write the texts and exit.
 
-import Tunnels
+#if canImport(Bytes)
+  import Tunnels
+#endif
 
 /// What a command line comes to.
 package enum Invocation: Sendable {

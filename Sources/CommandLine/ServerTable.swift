@@ -2,8 +2,10 @@
 /// the server table of the INP2P face. Pure: the configuration file's bytes are
 /// handed in, nothing is read here.
 
-package import Bytes
-import Tunnels
+#if canImport(Bytes)
+  package import Bytes
+  import Tunnels
+#endif
 
 /// A mesh token; printing it shows nothing.
 package struct MeshToken: Hashable, Sendable, CustomStringConvertible {

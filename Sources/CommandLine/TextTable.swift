@@ -2,7 +2,9 @@
 /// spaces between columns, no trailing blanks. What peers named themselves
 /// cannot move the cursor: control characters are shown as '?'.
 
-import Tunnels
+#if canImport(Bytes)
+  import Tunnels
+#endif
 
 package struct TextTable: Sendable {
   package var header: [String]

@@ -2,8 +2,10 @@
 /// follows option > environment > ~/.ztm.conf > default. Implements the
 /// commands of the ZTM face; speaks to nobody.
 
-import HTTP
-package import Tunnels
+#if canImport(Bytes)
+  import HTTP
+  package import Tunnels
+#endif
 
 package enum ZTMObject: String, Hashable, Sendable {
   case mesh, endpoint, app

@@ -1,7 +1,9 @@
 /// The commands of `ztm`, short and long forms, as a table. `martlet tunnel`
 /// is the same table under another name.
 
-import Tunnels
+#if canImport(Bytes)
+  import Tunnels
+#endif
 
 enum ZTMTable {
   static let mesh = ["mesh", "meshes"]

@@ -37,6 +37,10 @@ package enum TunnelProtocol: UInt8, CaseIterable, Hashable, Sendable, Comparable
   case tcp = 1
   case udp = 2
 
+  /// What this version carries; definitions of the others are refused with
+  /// `protocolNotActive`.
+  package static let active: [TunnelProtocol] = [.tcp]
+
   package var text: String {
     switch self {
     case .tcp: "tcp"

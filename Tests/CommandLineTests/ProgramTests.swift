@@ -273,6 +273,13 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
     #expect(try agent(base, config: "  \n").options.node == "n", "a blank file is empty, not broken")
   }
 
+  @Test func anAmbientProxyNeverStopsTheStart() throws {
+    #expect(try agent(base, ["https_proxy": "socks5://x"]).options.notices == ["https_proxy is ignored: expected http://HOST[:PORT]"])
+    let options = try agent(base, ["https_proxy": "http://p"]).options
+    #expect(options.proxy == "http://p" && options.notices.isEmpty)
+    #expect(refusal { _ = try agent(base + " -proxy socks5://x") }?.status == 2)
+  }
+
   @Test func nodeNamesMakeSafeDirectories() {
     func name(_ node: String) -> String { AgentOptions.defaultDataDirectory(configPath: "c", node: node) }
     #expect(name("nodeA") == "./.inp2p/nodeA")
