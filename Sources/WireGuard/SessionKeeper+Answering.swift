@@ -9,7 +9,8 @@
 
 extension SessionKeeper {
   func receiveInitiation(_ bytes: [UInt8], from carrier: Carrier, now: Instant) -> Receipt {
-    guard let localKey = localKeys.firstIndex(where: { MessageMacs.hasMac1(bytes, key: $0.mac1Key) })
+    guard
+      let localKey = localKeys.firstIndex(where: { MessageMacs.hasMac1(bytes, key: $0.mac1Key) })
     else { return drop(.badMac1) }
     let mac1 = MessageMacs.mac1(of: bytes)
     if let handle = recentInitiations[Self.tag(mac1)], let peer = find(handle),

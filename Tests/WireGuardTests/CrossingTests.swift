@@ -43,7 +43,7 @@ private func play(_ choices: [Int], seed: UInt64, secondAfter: Int) -> (WireWorl
       while let choices = pending.popLast() {
         let (world, widths) = play(choices, seed: seed, secondAfter: secondAfter)
         orders += 1
-        for step in choices.count..<min(widths.count, 9) {
+        for step in choices.count..<widths.count {
           for other in 1..<max(widths[step], 1) {
             pending.append(choices + [Int](repeating: 0, count: step - choices.count) + [other])
           }
@@ -56,7 +56,8 @@ private func play(_ choices: [Int], seed: UInt64, secondAfter: Int) -> (WireWorl
         let favourites = world.nodes.map { world.onFavourite($0) }
         guard moved, helloes.allSatisfy({ $0 >= 1 }), favourites[0] == favourites[1] else {
           Issue.record(
-            "seed \(seed) second \(secondAfter) order \(choices): \(moved) \(helloes) \(favourites)")
+            "seed \(seed) second \(secondAfter) order \(choices): \(moved) \(helloes) \(favourites)"
+          )
           return
         }
         // When the initiations really met (each sent before the other's arrived),

@@ -307,7 +307,9 @@ private func vectorKey(_ i: Int) -> KeyPair {
 }
 
 @Test func differentPresharedKeysNeverMeet() throws {
-  for (near, far, meets) in [(1, 1, true), (1, 2, false), (1, nil, false)] as [(UInt8, UInt8?, Bool)] {
+  for (near, far, meets) in [(1, 1, true), (1, 2, false), (1, nil, false)]
+    as [(UInt8, UInt8?, Bool)]
+  {
     let world = WireWorld(seed: 10)
     for (node, other, psk) in [
       (world.a, world.b, UInt8?.some(near)), (world.b, world.a, far),

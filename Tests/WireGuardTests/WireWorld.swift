@@ -92,7 +92,8 @@ final class WireWorld {
   /// How a node sees the other's end of a lane.
   func carrier(from: Int, lane: UInt32) -> Carrier {
     .udp(
-      socket: lane, remote: Endpoint(IPAddress(10, 0, UInt8(lane), UInt8(from)), 5000 + UInt16(lane)))
+      socket: lane,
+      remote: Endpoint(IPAddress(10, 0, UInt8(lane), UInt8(from)), 5000 + UInt16(lane)))
   }
 
   func wallClock(_ node: WireNode) -> UInt64 {
