@@ -34,7 +34,8 @@ public func fuzzOne(_ data: UnsafePointer<UInt8>, _ size: Int) -> CInt {
   let line = [Program.names[Int(bytes.first ?? 0) % Program.names.count]] + words
   let (invocation, secrets) = Program.parse(line, environment: [:])
   for secret in secrets {
-    precondition(line.indices.contains(secret.index) && secret.offset <= line[secret.index].utf8.count)
+    precondition(
+      line.indices.contains(secret.index) && secret.offset <= line[secret.index].utf8.count)
   }
   switch invocation {
   case .server(let arguments): _ = arguments.resolve(config: bytes)

@@ -285,7 +285,8 @@ package enum AgentTable {
         let (apps, ignored) = try config.apps(for: node)
         options.apps = apps
         for app in ignored {
-          options.notices.append("app \(app.key) (\(app.appName)) is ignored: its peer is this node")
+          options.notices.append(
+            "app \(app.key) (\(app.appName)) is ignored: its peer is this node")
         }
       } catch {
         throw UsageError("\(arguments.configPath): \(error)", showsUsage: false)

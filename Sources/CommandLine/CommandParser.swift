@@ -63,7 +63,8 @@ package struct CommandParser {
     while position < arguments.count {
       let word = arguments[position]
       if isFlag(word) {
-        guard candidates.contains(where: { $0.path.count > depth }), depth == 0 || exact(candidates, depth) == nil
+        guard candidates.contains(where: { $0.path.count > depth }),
+          depth == 0 || exact(candidates, depth) == nil
         else { break }
         if isHelp(word) { return .help(exact(candidates, depth)) }
         guard let flag = find(word, in: program.globalFlags) else {
@@ -91,7 +92,9 @@ package struct CommandParser {
         position += 1
       } else if !flagsEnded, isFlag(word) {
         if isHelp(word), find(word, in: flags) == nil { return .help(command) }
-        guard let flag = find(word, in: flags) else { throw UsageError(unknown(word, among: flags)) }
+        guard let flag = find(word, in: flags) else {
+          throw UsageError(unknown(word, among: flags))
+        }
         try take(flag)
       } else {
         if !program.isInterspersed { flagsEnded = true }
@@ -254,7 +257,9 @@ package enum Spelling {
       for j in 0..<b.count {
         var best = min(
           rows[i][j + 1] + 1, rows[i + 1][j] + 1, rows[i][j] + (a[i] == b[j] ? 0 : 1))
-        if i > 0, j > 0, a[i] == b[j - 1], a[i - 1] == b[j] { best = min(best, rows[i - 1][j - 1] + 1) }
+        if i > 0, j > 0, a[i] == b[j - 1], a[i - 1] == b[j] {
+          best = min(best, rows[i - 1][j - 1] + 1)
+        }
         rows[i + 1][j + 1] = best
       }
     }

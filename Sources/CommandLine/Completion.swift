@@ -63,11 +63,13 @@ package enum Completion {
     var text = ""
     if !inner.isEmpty {
       let patterns = inner.map { "\" \($0.route.joined(separator: " "))\"" }.joined(separator: "|")
-      text += "    case \"$route $word\" in\n      \(patterns)) route=\"$route $word\" ;;\n    esac\n"
+      text +=
+        "    case \"$route $word\" in\n      \(patterns)) route=\"$route $word\" ;;\n    esac\n"
     }
     text += "  done\n"
     for (flag, words) in choices(program) {
-      text += "  if [[ \"$previous\" == \"\(flag)\" ]]; then\n    \(emit(words.joined(separator: " ")))\n    return\n  fi\n"
+      text +=
+        "  if [[ \"$previous\" == \"\(flag)\" ]]; then\n    \(emit(words.joined(separator: " ")))\n    return\n  fi\n"
     }
     text += "  case \"$route\" in\n"
     for node in nodes {
@@ -89,12 +91,12 @@ package enum Completion {
           word="${COMP_WORDS[i]}"
 
       """
-      + routing(program) { "COMPREPLY=($(compgen -W \"\($0)\" -- \"$current\"))" }
-      + """
-      }
-      complete -o default -F \(name) \(program.name)
+        + routing(program) { "COMPREPLY=($(compgen -W \"\($0)\" -- \"$current\"))" }
+          + """
+          }
+          complete -o default -F \(name) \(program.name)
 
-      """
+          """
   }
 
   private static func zsh(_ program: ProgramSpec) -> String {
@@ -108,11 +110,11 @@ package enum Completion {
           word="${words[i]}"
 
       """
-      + routing(program) { $0.isEmpty ? "_files" : "compadd -- \($0); _files" }
-      + """
-      }
-      compdef \(name) \(program.name)
+        + routing(program) { $0.isEmpty ? "_files" : "compadd -- \($0); _files" }
+          + """
+          }
+          compdef \(name) \(program.name)
 
-      """
+          """
   }
 }

@@ -155,7 +155,8 @@ extension ConfigFile {
   }
 
   /// One app from JSON: config.json, the server's push, the API.
-  package static func app(_ value: JSONValue, at place: String) throws(ConfigError) -> AppDefinition {
+  package static func app(_ value: JSONValue, at place: String) throws(ConfigError) -> AppDefinition
+  {
     guard let object = value.object else {
       throw ConfigError(field: place, words: "expected an object, found \(value.kind)")
     }
@@ -215,7 +216,8 @@ extension ConfigFile {
   }
 
   /// An app as JSON, for the file and for the API.
-  package static func json(_ app: AppDefinition, onto base: JSONObject = JSONObject()) -> JSONObject {
+  package static func json(_ app: AppDefinition, onto base: JSONObject = JSONObject()) -> JSONObject
+  {
     var object = base
     object[ignoringCase: "appName"] = .string(app.appName)
     object[ignoringCase: "protocol"] = .string(app.protocol.text)

@@ -196,9 +196,11 @@ extension FlagKind {
       guard let value = Self.kilobits(text), value <= Self.maximumKilobits else { throw problem }
       return .number(value)
     case .text, .path:
-      guard !text.isEmpty, text.utf8.count <= Self.textBytes, !text.unicodeScalars.contains(where: {
-        $0.properties.generalCategory == .control
-      }) else { throw problem }
+      guard !text.isEmpty, text.utf8.count <= Self.textBytes,
+        !text.unicodeScalars.contains(where: {
+          $0.properties.generalCategory == .control
+        })
+      else { throw problem }
     case .name:
       do { try TunnelNaming.checkReference(text, field: .peerNode) } catch { throw problem }
     case .host:
@@ -212,7 +214,9 @@ extension FlagKind {
     case .listen:
       do { _ = try ListenAddress(text) } catch { throw problem }
     case .target:
-      do { _ = try TunnelTarget(text) } catch { throw FlagProblem(expected: Self.words(error, problem)) }
+      do { _ = try TunnelTarget(text) } catch {
+        throw FlagProblem(expected: Self.words(error, problem))
+      }
     case .rule:
       do { _ = try AllowRule(text) } catch { throw problem }
     case .proxy:
@@ -238,9 +242,11 @@ extension FlagKind {
   /// "10" → 10000, "0.5" → 500.
   private static func kilobits(_ text: String) -> UInt64? {
     let parts = text.split(separator: ".", omittingEmptySubsequences: false)
-    guard (1...2).contains(parts.count), parts.allSatisfy({ part in
-      (1...12).contains(part.utf8.count) && part.utf8.allSatisfy { $0 >= 48 && $0 <= 57 }
-    }), let whole = UInt64(parts[0]) else { return nil }
+    guard (1...2).contains(parts.count),
+      parts.allSatisfy({ part in
+        (1...12).contains(part.utf8.count) && part.utf8.allSatisfy { $0 >= 48 && $0 <= 57 }
+      }), let whole = UInt64(parts[0])
+    else { return nil }
     guard parts.count == 2 else { return whole * 1000 }
     guard parts[1].utf8.count <= 3, let part = UInt64(parts[1]) else { return nil }
     let scale: [UInt64] = [100, 10, 1]

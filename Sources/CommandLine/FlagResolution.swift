@@ -104,7 +104,9 @@ package struct ResolvedFlags: Sendable {
     (values[name] ?? []).compactMap { if case .number(let value) = $0 { value } else { nil } }
   }
   package func bool(_ name: String) -> Bool { values[name]?.last == .bool(true) }
-  package func port(_ name: String) -> UInt16? { number(name).map { UInt16(truncatingIfNeeded: $0) } }
+  package func port(_ name: String) -> UInt16? {
+    number(name).map { UInt16(truncatingIfNeeded: $0) }
+  }
   /// Only when something other than the default gives it.
   package func givenPort(_ name: String) -> UInt16? { isGiven(name) ? port(name) : nil }
 }

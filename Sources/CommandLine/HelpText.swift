@@ -50,14 +50,17 @@ package enum HelpText {
   }
 
   private static func overview(_ program: ProgramSpec) -> String {
-    var text = "\(program.name): \(program.summary)\n\nUsage: \(program.name) COMMAND [flags]\n\nCommands:\n"
+    var text =
+      "\(program.name): \(program.summary)\n\nUsage: \(program.name) COMMAND [flags]\n\nCommands:\n"
     text += columns(
       program.commands.map { command in
         let words = ([command.title] + command.positionals.map(written)).joined(separator: " ")
         return (words, command.summary + (command.isInactive ? " (not active yet)" : ""))
       })
     if !program.globalFlags.isEmpty {
-      text += "\nEverywhere:\n" + columns(program.globalFlags.map { (written($0, program), describe($0)) })
+      text +=
+        "\nEverywhere:\n"
+        + columns(program.globalFlags.map { (written($0, program), describe($0)) })
     }
     text += "\nMore about a command: \(program.name) help COMMAND\n"
     return text
@@ -129,7 +132,8 @@ package enum HelpText {
 
   /// roff for man(7), section 1 (or 8 for the server).
   package static func manual(_ program: ProgramSpec, section: Int = 1) -> String {
-    var text = ".TH \(program.name.uppercased()) \(section) \"\" \"martlet \(ProductVersion.text)\"\n"
+    var text =
+      ".TH \(program.name.uppercased()) \(section) \"\" \"martlet \(ProductVersion.text)\"\n"
     text += ".SH NAME\n\(roff(program.name)) \\- \(roff(program.summary))\n.SH SYNOPSIS\n"
     for command in program.commands {
       text += ".B \(roff(String(usageLine(program, command).dropFirst(7))))\n.br\n"
@@ -141,7 +145,9 @@ package enum HelpText {
       text += roff(capitalized(command.summary)) + ".\n"
       if command.isInactive { text += "Not active yet in this version.\n" }
       if !isTree { text += ".SH OPTIONS\n" }
-      for flag in command.flags { text += ".TP\n.B \(roff(written(flag, program)))\n\(roff(describe(flag)))\n" }
+      for flag in command.flags {
+        text += ".TP\n.B \(roff(written(flag, program)))\n\(roff(describe(flag)))\n"
+      }
     }
     if !program.globalFlags.isEmpty {
       text += ".SH OPTIONS\n"
@@ -160,7 +166,9 @@ package enum HelpText {
       }
     }
     text += ".SH EXIT STATUS\n"
-    for (status, meaning) in program.exitStatuses { text += ".TP\n.B \(status)\n\(roff(meaning))\n" }
+    for (status, meaning) in program.exitStatuses {
+      text += ".TP\n.B \(status)\n\(roff(meaning))\n"
+    }
     let examples = program.commands.flatMap(\.examples)
     if !examples.isEmpty {
       text += ".SH EXAMPLES\n.nf\n" + examples.map { roff($0) + "\n" }.joined() + ".fi\n"

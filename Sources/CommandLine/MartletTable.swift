@@ -56,7 +56,8 @@ package enum MartletTable {
       CommandSpec(
         [["server"], ["forget"]], [Positional("NODE")], flags: [mesh, data], "free a node's name"),
       CommandSpec(
-        [["server"], ["key"], ["add"]], [Positional("NAME")], flags: [data], "make an API key for REST"),
+        [["server"], ["key"], ["add"]], [Positional("NAME")], flags: [data],
+        "make an API key for REST"),
       CommandSpec([["agent"]], flags: AgentTable.flags, "run an agent, as inp2pc"),
       CommandSpec(
         [["tunnel"]], [Positional("COMMAND", optional: true, repeats: true)],
@@ -73,7 +74,8 @@ package enum MartletTable {
       CommandSpec(
         [["netcheck"]],
         flags: [
-          Flag("serverhost", .host, environment: "INP2P_SERVERHOST", "server (else the agent's own)"),
+          Flag(
+            "serverhost", .host, environment: "INP2P_SERVERHOST", "server (else the agent's own)"),
           Flag("serverport", .port(zeroAllowed: false), default: "27183", "server's port"),
           Flag("stun-udp1", .port(zeroAllowed: false), default: "27182", "first UDP port of STUN"),
           Flag("stun-udp2", .port(zeroAllowed: false), default: "27183", "second UDP port of STUN"),
@@ -96,13 +98,17 @@ package enum MartletTable {
           Flag("allowed-ips", .block, many: .commas, placeholder: "CIDR,…", "its addresses"),
           agent, mesh,
         ], inactive: true, "add a stock WireGuard peer"),
-      CommandSpec([["wg"], ["key"]], flags: [json, agent, mesh], inactive: true, "print this agent's WireGuard public key"),
+      CommandSpec(
+        [["wg"], ["key"]], flags: [json, agent, mesh], inactive: true,
+        "print this agent's WireGuard public key"),
       CommandSpec([["version"]], flags: [json], "print the version"),
       CommandSpec([["completion"]], [Positional("bash|zsh")], "print a completion script"),
-      CommandSpec([["help"]], [Positional("COMMAND", optional: true, repeats: true)], "help on a command"),
+      CommandSpec(
+        [["help"]], [Positional("COMMAND", optional: true, repeats: true)], "help on a command"),
     ],
     exitStatuses: [
-      (0, "done"), (1, "it failed, or is not active yet"), (2, "bad command, flags or configuration file"),
+      (0, "done"), (1, "it failed, or is not active yet"),
+      (2, "bad command, flags or configuration file"),
     ])
 
   /// CRC-64/ISO of user and password, as OpenP2P makes tokens.
@@ -122,9 +128,11 @@ package enum MartletTable {
       agent = found
     }
     let name = parsed.positionals.first ?? ""
-    if parsed.command.positionals.first.map({ ["NODE", "PEER", "NAME"].contains($0.name) }) == true {
+    if parsed.command.positionals.first.map({ ["NODE", "PEER", "NAME"].contains($0.name) }) == true
+    {
       do { try TunnelNaming.checkReference(name, field: .peerNode) } catch {
-        throw UsageError("\(parsed.command.positionals[0].name): expected \(FlagKind.name.expected)")
+        throw UsageError(
+          "\(parsed.command.positionals[0].name): expected \(FlagKind.name.expected)")
       }
     }
     let command: MartletCommand
@@ -150,7 +158,8 @@ package enum MartletTable {
         allowed: flags.texts("allowed-ips").compactMap { AddressBlock($0) })
     case "wg key": command = .wireGuardKey
     case "server forget":
-      command = .serverForget(node: name, mesh: flags.text("mesh"), dataDirectory: flags.text("data"))
+      command = .serverForget(
+        node: name, mesh: flags.text("mesh"), dataDirectory: flags.text("data"))
     case "server key add": command = .serverKeyAdd(name: name, dataDirectory: flags.text("data"))
     case "token": command = .randomToken
     default: preconditionFailure("\(parsed.command.title) is handled before")

@@ -81,7 +81,9 @@ package enum Program {
       let (invocation, secrets) = parse(Array(words.dropFirst()), environment: environment)
       return (invocation, secrets.map { SecretArgument(index: $0.index + 1, offset: $0.offset) })
     }
-    if words.count > 1, words[1] == "tunnel" { return ztm(words, environment, ZTMTable.martletTunnel) }
+    if words.count > 1, words[1] == "tunnel" {
+      return ztm(words, environment, ZTMTable.martletTunnel)
+    }
     if words.count == 2, words[1] == "-version" || words[1] == "--version" {
       return (.exit(HelpText.version("martlet")), [])
     }

@@ -72,7 +72,9 @@ package struct ServerOptions: Hashable, Sendable {
   package static func defaultDataDirectory(
     environment: [String: String], isRoot: Bool
   ) -> String? {
-    if let state = environment["STATE_DIRECTORY"]?.split(separator: ":").first { return String(state) }
+    if let state = environment["STATE_DIRECTORY"]?.split(separator: ":").first {
+      return String(state)
+    }
     if isRoot { return "/var/lib/inp2ps" }
     guard let home = environment["HOME"], home.hasPrefix("/") else { return nil }
     return (home.hasSuffix("/") ? String(home.dropLast()) : home) + "/.local/state/inp2ps"
@@ -125,7 +127,9 @@ package enum ServerTable {
     Flag(
       "stun-alt-ip", .address, config: "server.stunAltIP", inactive: true,
       "second address of this host, for full RFC 5780"),
-    Flag("tls-cert", .path, config: "server.tlsCert", "TLS certificate (PEM); else a self-signed one is made and kept"),
+    Flag(
+      "tls-cert", .path, config: "server.tlsCert",
+      "TLS certificate (PEM); else a self-signed one is made and kept"),
     Flag("tls-key", .path, config: "server.tlsKey", "key of -tls-cert (PEM)"),
     Flag(
       "tls-proxied", .bool, config: "server.tlsProxied", inactive: true,
@@ -133,7 +137,9 @@ package enum ServerTable {
     Flag(
       "data", .path, placeholder: "DIR", environment: "INP2P_DATA", config: "server.data",
       "state directory; else $STATE_DIRECTORY, /var/lib/inp2ps or ~/.local/state/inp2ps"),
-    Flag("config", .path, environment: "INP2P_CONFIG", "configuration file (JSON, keys under \"server\")"),
+    Flag(
+      "config", .path, environment: "INP2P_CONFIG",
+      "configuration file (JSON, keys under \"server\")"),
     Flag(
       "log-level", .choice(LogLevel.words), placeholder: "LEVEL", default: "info",
       config: "logLevel", "debug, info, warn or error"),
@@ -193,7 +199,8 @@ package enum ServerTable {
       options.tokens.append(token)
     }
     guard options.tokens.count <= maximumMeshes else {
-      throw UsageError("more than \(maximumMeshes) tokens; one server holds at most \(maximumMeshes) meshes")
+      throw UsageError(
+        "more than \(maximumMeshes) tokens; one server holds at most \(maximumMeshes) meshes")
     }
     options.webSocketPort = flags.port("ws-port") ?? options.webSocketPort
     options.stunUDP1 = flags.port("stun-udp1") ?? options.stunUDP1

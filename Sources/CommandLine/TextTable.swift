@@ -21,7 +21,9 @@ package struct TextTable: Sendable {
     }
     var widths = [Int](repeating: 0, count: header.count)
     for line in lines {
-      for (column, cell) in line.enumerated() { widths[column] = max(widths[column], Self.width(cell)) }
+      for (column, cell) in line.enumerated() {
+        widths[column] = max(widths[column], Self.width(cell))
+      }
     }
     var text = ""
     for line in lines {

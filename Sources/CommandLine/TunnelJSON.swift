@@ -32,7 +32,8 @@ package enum TunnelJSON {
       guard let port = element["port"]?.lenientInteger(as: Int.self), (1...65535).contains(port)
       else { throw ConfigError(field: place + ".port", words: "expected a port from 1 to 65535") }
       let host = ip?.string ?? ""
-      let text = host.contains(":") && !host.hasPrefix("[") ? "[\(host)]:\(port)" : "\(host):\(port)"
+      let text =
+        host.contains(":") && !host.hasPrefix("[") ? "[\(host)]:\(port)" : "\(host):\(port)"
       try checked(place) { () throws(DefinitionError) in listens.append(try ListenAddress(text)) }
     }
     let exits = try strings(body, "exits")
@@ -151,7 +152,8 @@ package enum TunnelJSON {
 
   // MARK: Details
 
-  private static func wrong(_ field: String, _ expected: String, _ value: JSONValue) -> ConfigError {
+  private static func wrong(_ field: String, _ expected: String, _ value: JSONValue) -> ConfigError
+  {
     ConfigError(field: field, words: "expected \(expected), found \(value.kind)")
   }
 

@@ -165,7 +165,8 @@ package struct ZTMArguments: Sendable {
       environment[name].flatMap { $0.isEmpty ? nil : $0 }
     }
     // `config --mesh` sets; elsewhere it selects.
-    let mesh = (isConfig ? nil : parsed.text("mesh")) ?? prefixMesh ?? nonEmpty("ZTM_MESH") ?? settings.mesh
+    let mesh =
+      (isConfig ? nil : parsed.text("mesh")) ?? prefixMesh ?? nonEmpty("ZTM_MESH") ?? settings.mesh
     let sources: [(String?, String)] = [
       (parsed.text("agent"), "--agent"), (nonEmpty("ZTM_AGENT"), "ZTM_AGENT"),
       (settings.agent, settingsPath ?? "~/.ztm.conf"),

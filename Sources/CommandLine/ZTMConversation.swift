@@ -110,7 +110,8 @@ package struct ZTMConversation: Sendable {
     let refusal: String? =
       (200..<300).contains(status)
       ? nil
-      : value["message"]?.string ?? value["detail"]?.string ?? "the agent answered with status \(status)"
+      : value["message"]?.string ?? value["detail"]?.string
+        ?? "the agent answered with status \(status)"
     switch stage {
     case .meshes: return refusal.map { fail($0) } ?? meshes(value)
     case .endpoints: return refusal.map { fail($0) } ?? endpoints(value)
@@ -126,7 +127,8 @@ package struct ZTMConversation: Sendable {
   /// The agent could not be reached; `words` are the system's.
   package mutating func unreachable(_ words: String) -> Step {
     fail(
-      "cannot reach the agent at \(invocation.agent): \(words); start it with 'ztm start agent' or name it with --agent")
+      "cannot reach the agent at \(invocation.agent): \(words); start it with 'ztm start agent' or name it with --agent"
+    )
   }
 
   // MARK: Meshes
@@ -134,7 +136,9 @@ package struct ZTMConversation: Sendable {
   private mutating func meshes(_ list: JSONValue) -> Step {
     if case .get(.mesh, let name) = invocation.command {
       let picked = (list.array ?? []).filter { name == nil || $0["name"]?.string == name }
-      if let name, picked.isEmpty { return fail("mesh \"\(TunnelNaming.printable(name))\" is not joined") }
+      if let name, picked.isEmpty {
+        return fail("mesh \"\(TunnelNaming.printable(name))\" is not joined")
+      }
       return print(.array(picked), ZTMText.meshes)
     }
     if case .describe(.mesh, let name) = invocation.command {
@@ -156,7 +160,8 @@ package struct ZTMConversation: Sendable {
       mesh = names[0]
     } else {
       return fail(
-        names.isEmpty ? "you haven't joined a mesh yet" : "no mesh specified; use --mesh with one of: \(shown)")
+        names.isEmpty
+          ? "you haven't joined a mesh yet" : "no mesh specified; use --mesh with one of: \(shown)")
     }
     let entry = all.first { $0["name"]?.string == mesh }
     let own = entry?["agent"] ?? entry?["endpoint"]
@@ -183,7 +188,8 @@ package struct ZTMConversation: Sendable {
       return get("\(api)/\(half.rawValue)/\(component(keys[0]))")
     case .close(let half, _):
       stage = .closing(0)
-      return .request(AgentRequest(method: "DELETE", path: "\(api)/\(half.rawValue)/\(component(keys[0]))"))
+      return .request(
+        AgentRequest(method: "DELETE", path: "\(api)/\(half.rawValue)/\(component(keys[0]))"))
     case .openInbound(_, _, let exits) where exits.isEmpty,
       .openOutbound(_, _, let exits, _) where exits.isEmpty:
       return open([])
@@ -231,7 +237,9 @@ package struct ZTMConversation: Sendable {
   private func directory(_ all: [JSONValue]) -> EndpointDirectory {
     EndpointDirectory(
       all.compactMap { endpoint in
-        guard let id = endpoint["id"]?.string, let name = endpoint["name"]?.string else { return nil }
+        guard let id = endpoint["id"]?.string, let name = endpoint["name"]?.string else {
+          return nil
+        }
         return (id, name)
       })
   }
@@ -286,7 +294,9 @@ package struct ZTMConversation: Sendable {
       return get("\(api)/\(half.rawValue)/\(component(keys[index + 1]))")
     }
     guard !found.isEmpty else { return fail("no \(half.rawValue) \"\(reference.name)\"") }
-    if invocation.json { return finish((found.count == 1 ? found[0] : .array(found)).text(.pretty)) }
+    if invocation.json {
+      return finish((found.count == 1 ? found[0] : .array(found)).text(.pretty))
+    }
     let texts = found.map { entry in
       switch half {
       case .tunnel: ZTMText.describeTunnel(entry)
@@ -343,7 +353,8 @@ package struct ZTMConversation: Sendable {
   private mutating func undo(from index: Int, because reason: String) -> Step {
     guard index >= 0 else { return fail(reason) }
     stage = .undoing(index, because: reason)
-    return .request(AgentRequest(method: "DELETE", path: "\(api)/\(half)/\(component(keys[index]))"))
+    return .request(
+      AgentRequest(method: "DELETE", path: "\(api)/\(half)/\(component(keys[index]))"))
   }
 
   private mutating func closed(_ index: Int, _ status: Int, _ refusal: String?) -> Step {
@@ -366,14 +377,19 @@ package struct ZTMConversation: Sendable {
   private mutating func config(_ agent: String?, _ mesh: String?, _ bytes: [UInt8]?) -> Step {
     var settings = ZTMSettings()
     if let bytes {
-      do { settings = try ZTMSettings(parsing: bytes) } catch { return fail("~/.ztm.conf: \(error)") }
+      do { settings = try ZTMSettings(parsing: bytes) } catch {
+        return fail("~/.ztm.conf: \(error)")
+      }
     }
     if agent == nil, mesh == nil {
       let value: JSONValue = [
-        "agent": .string(settings.agent ?? HostPortPair("localhost", DefaultPort.agentAPI).description),
+        "agent": .string(
+          settings.agent ?? HostPortPair("localhost", DefaultPort.agentAPI).description),
         "mesh": .string(settings.mesh ?? ""),
       ]
-      return print(value) { "Agent: \(ZTMText.text($0["agent"]))\nMesh: \(ZTMText.text($0["mesh"]))\n" }
+      return print(value) {
+        "Agent: \(ZTMText.text($0["agent"]))\nMesh: \(ZTMText.text($0["mesh"]))\n"
+      }
     }
     if let agent { settings.agent = agent }
     if let mesh { settings.mesh = mesh }

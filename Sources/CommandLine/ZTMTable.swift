@@ -40,7 +40,8 @@ enum ZTMTable {
 
   static let commands: [CommandSpec] = [
     CommandSpec([["start"], ["agent"]], flags: agentFlags, "start the agent in the background"),
-    CommandSpec([["start"], ["hub"]], flags: hubFlags, inactive: true, "start a hub in the background"),
+    CommandSpec(
+      [["start"], ["hub"]], flags: hubFlags, inactive: true, "start a hub in the background"),
     CommandSpec([["start"], ["app"]], [Positional("NAME")], "start an app (they are built in)"),
     CommandSpec([["stop"], ["agent"]], "stop the agent's service"),
     CommandSpec([["stop"], ["hub"]], inactive: true, "stop the hub's service"),
@@ -51,7 +52,8 @@ enum ZTMTable {
     CommandSpec(
       [["join"]], [Positional("MESH")],
       flags: [
-        Flag("as", .name, placeholder: "ENDPOINT", required: true, "this endpoint's name in the mesh"),
+        Flag(
+          "as", .name, placeholder: "ENDPOINT", required: true, "this endpoint's name in the mesh"),
         Flag("permit", short: "p", .path, required: true, "permit file"),
       ], inactive: true, "join a mesh with a permit",
       examples: ["ztm join my-mesh --as laptop --permit permit.json"]),
@@ -63,39 +65,54 @@ enum ZTMTable {
         Flag("identity", short: "i", .path, "the invited agent's public key"),
         Flag("permit", short: "p", .path, "where to write the permit"),
       ], inactive: true, "make a permit for a user"),
-    CommandSpec([["evict"]], [Positional("USER")], inactive: true, "end a user's membership at once"),
-    CommandSpec([["app"], ["install"]], [Positional("NAME")], "install an app (tunnel is built in)"),
-    CommandSpec([["get"], mesh], [Positional("NAME", optional: true)], flags: [json], "list meshes"),
-    CommandSpec([["get"], endpoint], [Positional("NAME", optional: true)], flags: [json], "list endpoints"),
+    CommandSpec(
+      [["evict"]], [Positional("USER")], inactive: true, "end a user's membership at once"),
+    CommandSpec(
+      [["app"], ["install"]], [Positional("NAME")], "install an app (tunnel is built in)"),
+    CommandSpec(
+      [["get"], mesh], [Positional("NAME", optional: true)], flags: [json], "list meshes"),
+    CommandSpec(
+      [["get"], endpoint], [Positional("NAME", optional: true)], flags: [json], "list endpoints"),
     CommandSpec([["get"], app], [Positional("NAME", optional: true)], flags: [json], "list apps"),
     CommandSpec([["describe"], mesh], [Positional("NAME")], flags: [json], "describe a mesh"),
-    CommandSpec([["describe"], endpoint], [Positional("NAME")], flags: [json], "describe an endpoint"),
+    CommandSpec(
+      [["describe"], endpoint], [Positional("NAME")], flags: [json], "describe an endpoint"),
     CommandSpec([["describe"], app], [Positional("NAME")], flags: [json], "describe an app"),
     CommandSpec([["log"], app], [Positional("NAME")], flags: [json], "print an app's log"),
-    CommandSpec([["ping"], endpoint], [Positional("NAME", optional: true)], flags: [json], "ping endpoints"),
+    CommandSpec(
+      [["ping"], endpoint], [Positional("NAME", optional: true)], flags: [json], "ping endpoints"),
     CommandSpec(
       [["stats"], endpoint], [Positional("NAME", optional: true)], flags: [json], inactive: true,
       "traffic of endpoints"),
     CommandSpec(
-      [["label"], endpoint], [Positional("NAME"), Positional("LABEL", optional: true, repeats: true)],
+      [["label"], endpoint],
+      [Positional("NAME"), Positional("LABEL", optional: true, repeats: true)],
       inactive: true, "show or set an endpoint's labels"),
     CommandSpec(
-      [["tunnel"], ["get"], tunnel], [Positional("NAME", optional: true)], flags: [json], "list tunnels"),
+      [["tunnel"], ["get"], tunnel], [Positional("NAME", optional: true)], flags: [json],
+      "list tunnels"),
     CommandSpec(
-      [["tunnel"], ["get"], inbound], [Positional("NAME", optional: true)], flags: [json], "list inbounds"),
+      [["tunnel"], ["get"], inbound], [Positional("NAME", optional: true)], flags: [json],
+      "list inbounds"),
     CommandSpec(
       [["tunnel"], ["get"], outbound], [Positional("NAME", optional: true)], flags: [json],
       "list outbounds"),
-    CommandSpec([["tunnel"], ["describe"], tunnel], [Positional("NAME")], flags: [json], "describe a tunnel"),
-    CommandSpec([["tunnel"], ["describe"], inbound], [Positional("NAME")], flags: [json], "describe an inbound"),
     CommandSpec(
-      [["tunnel"], ["describe"], outbound], [Positional("NAME")], flags: [json], "describe an outbound"),
+      [["tunnel"], ["describe"], tunnel], [Positional("NAME")], flags: [json], "describe a tunnel"),
+    CommandSpec(
+      [["tunnel"], ["describe"], inbound], [Positional("NAME")], flags: [json],
+      "describe an inbound"),
+    CommandSpec(
+      [["tunnel"], ["describe"], outbound], [Positional("NAME")], flags: [json],
+      "describe an outbound"),
     CommandSpec(
       [["tunnel"], ["open"], inbound], [Positional("NAME")],
       flags: [
         Flag("listen", .listen, many: .words, required: true, "where to listen (IP: 127.0.0.1)"),
         Flag("listens", .listen, many: .words, "same as --listen"),
-        Flag("exits", .name, many: .words, placeholder: "EP", "endpoints to leave by (any that offers it)"),
+        Flag(
+          "exits", .name, many: .words, placeholder: "EP",
+          "endpoints to leave by (any that offers it)"),
       ], "open the near half of a tunnel",
       examples: ["ztm tunnel open inbound my-tunnel --listen 0.0.0.0:9000 --exits ENDPOINT-ID"]),
     CommandSpec(
@@ -111,7 +128,8 @@ enum ZTMTable {
     CommandSpec([["config"]], flags: [json], "show or set (--agent, --mesh) ~/.ztm.conf"),
     CommandSpec([["version"]], flags: [json], "print the version"),
     CommandSpec([["completion"]], [Positional("bash|zsh")], "print a completion script"),
-    CommandSpec([["help"]], [Positional("COMMAND", optional: true, repeats: true)], "help on a command"),
+    CommandSpec(
+      [["help"]], [Positional("COMMAND", optional: true, repeats: true)], "help on a command"),
   ]
 
   static let exitStatuses: [(status: Int32, meaning: String)] = [

@@ -101,7 +101,8 @@ package enum ZTMText {
 
   package static func describeEndpoint(_ endpoint: JSONValue) -> String {
     var lines = Lines()
-    lines.add("Endpoint: \(text(endpoint["name"]))\(endpoint["isLocal"]?.bool == true ? " (local)" : "")")
+    lines.add(
+      "Endpoint: \(text(endpoint["name"]))\(endpoint["isLocal"]?.bool == true ? " (local)" : "")")
     lines.add("ID: \(text(endpoint["id"]))")
     lines.add("User: \(text(endpoint["username"]))")
     lines.add("IP: \(text(endpoint["ip"]))")
@@ -230,13 +231,17 @@ package enum ZTMText {
     (list?.array ?? []).map { $0.string ?? text($0["name"] ?? $0["id"]) }
   }
 
-  private static func orAll(_ list: [String], _ all: String) -> [String] { list.isEmpty ? [all] : list }
+  private static func orAll(_ list: [String], _ all: String) -> [String] {
+    list.isEmpty ? [all] : list
+  }
 
   private static func milliseconds(_ value: JSONValue?) -> String {
     value?.double.map(Show.milliseconds) ?? ""
   }
 
-  private static func texts(_ value: JSONValue?) -> [String] { (value?.array ?? []).map { text($0) } }
+  private static func texts(_ value: JSONValue?) -> [String] {
+    (value?.array ?? []).map { text($0) }
+  }
 
   /// A scalar as text; anything else is nothing.
   static func text(_ value: JSONValue?) -> String {

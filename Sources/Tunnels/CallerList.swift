@@ -98,7 +98,9 @@ package struct AddressBlock: Hashable, Sendable, CustomStringConvertible {
   }
   private var mask: (UInt64, UInt64) {
     let bits = address.isV4 ? prefix + 96 : prefix
-    func ones(_ count: Int) -> UInt64 { count <= 0 ? 0 : count >= 64 ? .max : ~(UInt64.max >> UInt64(count)) }
+    func ones(_ count: Int) -> UInt64 {
+      count <= 0 ? 0 : count >= 64 ? .max : ~(UInt64.max >> UInt64(count))
+    }
     return (ones(bits), ones(bits - 64))
   }
 

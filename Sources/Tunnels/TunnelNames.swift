@@ -265,11 +265,15 @@ package enum TunnelNaming {
     if rest.last == UInt8(ascii: "."), rest.count > 1 { rest.removeLast() }
     guard !rest.isEmpty, rest.count <= TunnelLimits.hostBytes else { return false }
     let labels = rest.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false)
-    guard labels.allSatisfy({ label in
-      (1...63).contains(label.count) && label.first != UInt8(ascii: "-")
-        && label.last != UInt8(ascii: "-")
-        && label.allSatisfy { isAlphanumeric($0) || $0 == UInt8(ascii: "-") || $0 == UInt8(ascii: "_") }
-    }) else { return false }
+    guard
+      labels.allSatisfy({ label in
+        (1...63).contains(label.count) && label.first != UInt8(ascii: "-")
+          && label.last != UInt8(ascii: "-")
+          && label.allSatisfy {
+            isAlphanumeric($0) || $0 == UInt8(ascii: "-") || $0 == UInt8(ascii: "_")
+          }
+      })
+    else { return false }
     // 1.2.3 and 300.1.1.1 are mistyped addresses, and some resolvers take them.
     return !(labels.last?.allSatisfy { $0 >= 48 && $0 <= 57 } ?? true)
   }

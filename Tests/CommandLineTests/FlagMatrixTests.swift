@@ -31,7 +31,8 @@ import Testing
     switch kind {
     case .text, .name, .path: true
     case .bool, .uint64, .number, .port, .bandwidth, .host, .hostPort, .address, .listen, .target,
-      .rule, .proxy, .block, .choice: false
+      .rule, .proxy, .block, .choice:
+      false
     }
   }
 
@@ -53,7 +54,8 @@ import Testing
   ) -> Answer {
     do {
       // Flags stand before positionals where the program wants that.
-      guard case .command(let parsed) = try CommandParser.parse(program, line(program, command, words))
+      guard
+        case .command(let parsed) = try CommandParser.parse(program, line(program, command, words))
       else { return .refused }
       return .values(parsed.flags[flag.name] ?? [])
     } catch {
@@ -119,7 +121,8 @@ import Testing
 
   @Test func secretsAreNeverRepeatedInErrors() {
     for words in [
-      ["inp2ps", "-token", "secret99x"], ["inp2pc", "-token=secret99x"], ["inp2pc", "-tokn=secret99x"],
+      ["inp2ps", "-token", "secret99x"], ["inp2pc", "-token=secret99x"],
+      ["inp2pc", "-tokn=secret99x"],
       ["inp2ps", "-token", "1,secret99x"], ["inp2pc", "-token", "-secret99x"],
     ] {
       guard case .exit(let exit) = Program.parse(words, environment: [:]).invocation else {
@@ -131,7 +134,8 @@ import Testing
     }
     let (invocation, _) = Program.parse(
       ["inp2pc", "-node", "a", "-serverhost", "h"], environment: ["INP2P_TOKEN": "secret99x"])
-    guard case .agent(let arguments) = invocation, case .exit(let exit) = arguments.resolve(config: nil)
+    guard case .agent(let arguments) = invocation,
+      case .exit(let exit) = arguments.resolve(config: nil)
     else { return #expect(Bool(false)) }
     #expect(exit.errorOutput.contains("INP2P_TOKEN") && !exit.errorOutput.contains("secret99x"))
   }

@@ -7,13 +7,18 @@ import Tunnels
 func words(_ line: String) -> [String] { line.split(separator: " ").map(String.init) }
 
 func exit(_ line: [String], _ environment: [String: String] = [:]) -> CommandExit? {
-  if case .exit(let exit) = Program.parse(line, environment: environment).invocation { exit } else { nil }
+  if case .exit(let exit) = Program.parse(line, environment: environment).invocation {
+    exit
+  } else {
+    nil
+  }
 }
 
 func server(
   _ line: String, _ environment: [String: String] = [:], config: String? = nil
 ) throws -> ServerOptions {
-  guard case .server(let arguments) = Program.parse(words(line), environment: environment).invocation
+  guard
+    case .server(let arguments) = Program.parse(words(line), environment: environment).invocation
   else { throw Refused(exit(words(line), environment)) }
   switch arguments.resolve(config: config.map { Array($0.utf8) }) {
   case .run(let options): return options
@@ -48,7 +53,9 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
   @Test func serverAsTyped() throws {
     for program in ["inp2ps", "bin/inp2ps", "/usr/local/bin/inp2ps"] {
       let options = try server(
-        program + " -token 12345678 -ws-port 27183 -stun-udp1 27182 -stun-udp2 27183 -stun-tcp1 27180 -stun-tcp2 27181")
+        program
+          + " -token 12345678 -ws-port 27183 -stun-udp1 27182 -stun-udp2 27183 -stun-tcp1 27180 -stun-tcp2 27181"
+      )
       var wanted = ServerOptions(tokens: [MeshToken(12_345_678)])
       wanted.webSocketPort = 27183
       wanted.stunUDP1 = 27182
@@ -56,7 +63,8 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
       wanted.stunTCP1 = 27180
       wanted.stunTCP2 = 27181
       #expect(options == wanted)
-      #expect(options == ServerOptions(tokens: [MeshToken(12_345_678)]), "the flags are the defaults")
+      #expect(
+        options == ServerOptions(tokens: [MeshToken(12_345_678)]), "the flags are the defaults")
     }
   }
 
@@ -71,34 +79,37 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
     #expect(a.options.dataDirectory == "./.inp2p/nodeA" && a.options.configPath == "config.json")
     #expect(a.options.listen == nil && a.options.port == nil)
     let saved = String(decoding: try #require(a.configToSave), as: UTF8.self)
-    #expect(saved == """
-      {
-        "network": {
-          "token": 12345678,
-          "node": "nodeA",
-          "serverHost": "your-server.com",
-          "serverPort": 27183,
-          "insecure": false,
-          "relay": true,
-          "super": false,
-          "shareBandwidth": 10
-        },
-        "apps": [],
-        "logLevel": "info"
-      }
+    #expect(
+      saved == """
+        {
+          "network": {
+            "token": 12345678,
+            "node": "nodeA",
+            "serverHost": "your-server.com",
+            "serverPort": 27183,
+            "insecure": false,
+            "relay": true,
+            "super": false,
+            "shareBandwidth": 10
+          },
+          "apps": [],
+          "logLevel": "info"
+        }
 
-      """)
+        """)
     // The next start needs no flag at all.
     let again = try agent("inp2pc", config: saved)
     #expect(again.options == a.options && again.configToSave == nil)
 
     let b = try agent(
-      "inp2pc -serverhost your-server.com -serverport 27183 -node nodeB -token 12345678 -config config.json -newconfig")
+      "inp2pc -serverhost your-server.com -serverport 27183 -node nodeB -token 12345678 -config config.json -newconfig"
+    )
     #expect(b.options.node == "nodeB" && !b.options.isRelay)
     #expect(b.options.dataDirectory != a.options.dataDirectory, "both may run in one directory")
 
     let service = try agent(
-      "/usr/local/bin/inp2pc -serverhost your-server.com -node mynode -token 13666999958022769123 -insecure")
+      "/usr/local/bin/inp2pc -serverhost your-server.com -node mynode -token 13666999958022769123 -insecure"
+    )
     #expect(service.options.insecure && service.options.serverPort == 27183)
     #expect(service.configToSave != nil, "a missing file is created")
   }
@@ -107,7 +118,10 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
     let cases: [([String], [SecretArgument])] = [
       (["inp2pc", "-token", "123", "-node", "a"], [SecretArgument(index: 2, offset: 0)]),
       (["inp2pc", "--token=123"], [SecretArgument(index: 1, offset: 8)]),
-      (["inp2ps", "-token", "1", "-token=2,3"], [SecretArgument(index: 2, offset: 0), SecretArgument(index: 3, offset: 7)]),
+      (
+        ["inp2ps", "-token", "1", "-token=2,3"],
+        [SecretArgument(index: 2, offset: 0), SecretArgument(index: 3, offset: 7)]
+      ),
       (["martlet", "agent", "-token", "5"], [SecretArgument(index: 3, offset: 0)]),
       (["martlet", "inp2pc", "-token", "5"], [SecretArgument(index: 3, offset: 0)]),
     ]
@@ -123,20 +137,29 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
     #expect(try server("inp2ps -token 1,2 -token 3 -token 1").tokens.map(\.value) == [1, 2, 3])
     #expect(try server("inp2ps -token 0").tokens.map(\.value) == [0])
     #expect(try server("inp2ps -token 18446744073709551615").tokens.map(\.value) == [.max])
-    for bad in ["inp2ps", "inp2ps -token abc", "inp2ps -token -1", "inp2ps -token 18446744073709551616",
-      "inp2ps -token 1,", "inp2ps -token", "inp2ps -token=", "inp2ps -token 1 extra", "inp2ps -token +1", "inp2ps -token 0x1"] {
+    for bad in [
+      "inp2ps", "inp2ps -token abc", "inp2ps -token -1", "inp2ps -token 18446744073709551616",
+      "inp2ps -token 1,", "inp2ps -token", "inp2ps -token=", "inp2ps -token 1 extra",
+      "inp2ps -token +1", "inp2ps -token 0x1",
+    ] {
       let refused = try #require(refusal { _ = try server(bad) }, "\(bad)")
       #expect(refused.status == 2 && refused.output.isEmpty, "\(bad)")
-      #expect(refused.errorOutput.contains("Usage: inp2ps") && refused.errorOutput.contains("-stun-udp1"), "\(bad)")
+      #expect(
+        refused.errorOutput.contains("Usage: inp2ps") && refused.errorOutput.contains("-stun-udp1"),
+        "\(bad)")
     }
     let many = (1...17).map(String.init).joined(separator: ",")
     #expect(refusal { _ = try server("inp2ps -token \(many)") }?.errorOutput.contains("16") == true)
   }
 
   @Test func helpAndVersionExitZero() throws {
-    for line in [["inp2ps", "-h"], ["inp2ps", "--help"], ["inp2ps", "-help"], ["inp2pc", "-h"], ["inp2ps", "-token", "1", "-h"]] {
+    for line in [
+      ["inp2ps", "-h"], ["inp2ps", "--help"], ["inp2ps", "-help"], ["inp2pc", "-h"],
+      ["inp2ps", "-token", "1", "-h"],
+    ] {
       let help = try #require(exit(line))
-      #expect(help.status == 0 && help.errorOutput.isEmpty && help.output.contains("Usage: "), "\(line)")
+      #expect(
+        help.status == 0 && help.errorOutput.isEmpty && help.output.contains("Usage: "), "\(line)")
     }
     #expect(exit(["inp2ps", "-version"])?.output == "inp2ps version 0.1.0\n")
     #expect(exit(["inp2pc", "--version"])?.output == "inp2pc version 0.1.0\n")
@@ -148,17 +171,23 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
     let file = #"{"server":{"Token":[7,"8"],"WSPORT":1000,"data":"/file"},"loglevel":2}"#
     #expect(try server("inp2ps -config f", config: file).tokens.map(\.value) == [7, 8])
     #expect(try server("inp2ps", ["INP2P_TOKEN": "5"], config: file).tokens.map(\.value) == [5])
-    #expect(try server("inp2ps -token 4", ["INP2P_TOKEN": "5"], config: file).tokens.map(\.value) == [4])
+    #expect(
+      try server("inp2ps -token 4", ["INP2P_TOKEN": "5"], config: file).tokens.map(\.value) == [4])
     let options = try server("inp2ps -ws-port=1001", ["INP2P_DATA": "/env"], config: file)
-    #expect(options.webSocketPort == 1001 && options.dataDirectory == "/env" && options.logLevel == .warn)
-    #expect(try server("inp2ps", ["INP2P_TOKEN": "", "INP2P_DATA": ""], config: file).dataDirectory == "/file")
+    #expect(
+      options.webSocketPort == 1001 && options.dataDirectory == "/env" && options.logLevel == .warn)
+    #expect(
+      try server("inp2ps", ["INP2P_TOKEN": "", "INP2P_DATA": ""], config: file).dataDirectory
+        == "/file")
   }
 
   @Test func portsMustDifferPerProtocol() throws {
-    #expect(refusal { _ = try server("inp2ps -token 1 -stun-udp1 5 -stun-udp2 5") }?.errorOutput
-      .contains("-stun-udp1 and -stun-udp2 are both 5") == true)
-    #expect(refusal { _ = try server("inp2ps -token 1 -ws-port 27180") }?.errorOutput
-      .contains("-ws-port and -stun-tcp1") == true)
+    #expect(
+      refusal { _ = try server("inp2ps -token 1 -stun-udp1 5 -stun-udp2 5") }?.errorOutput
+        .contains("-stun-udp1 and -stun-udp2 are both 5") == true)
+    #expect(
+      refusal { _ = try server("inp2ps -token 1 -ws-port 27180") }?.errorOutput
+        .contains("-ws-port and -stun-tcp1") == true)
     #expect(try server("inp2ps -token 1 -stun-udp1 27180").stunUDP1 == 27180)
     #expect(refusal { _ = try server("inp2ps -token 1 -tls-cert c.pem") }?.status == 2)
   }
@@ -185,39 +214,58 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
   private let base = "inp2pc -serverhost h -node n -token 1"
 
   @Test func requiredMayComeFromAnywhere() throws {
-    for missing in ["inp2pc -node n -token 1", "inp2pc -serverhost h -token 1", "inp2pc -serverhost h -node n"] {
+    for missing in [
+      "inp2pc -node n -token 1", "inp2pc -serverhost h -token 1", "inp2pc -serverhost h -node n",
+    ] {
       let refused = try #require(refusal { _ = try agent(missing) })
       #expect(refused.status == 2 && refused.errorOutput.contains("is required"))
       #expect(refused.errorOutput.contains("Usage: inp2pc"))
     }
-    let environment = ["INP2P_TOKEN": "9", "INP2P_NODE": "e", "INP2P_SERVERHOST": "eh", "INP2P_SERVERPORT": "99",
+    let environment = [
+      "INP2P_TOKEN": "9", "INP2P_NODE": "e", "INP2P_SERVERHOST": "eh", "INP2P_SERVERPORT": "99",
       "INP2P_INSECURE": "1", "INP2P_RELAY": "true", "INP2P_RELAY_PORT": "98", "INP2P_BW": "2.5",
-      "INP2P_CONFIG": "/etc/x/c.json", "INP2P_LISTEN": "7778"]
+      "INP2P_CONFIG": "/etc/x/c.json", "INP2P_LISTEN": "7778",
+    ]
     let resolved = try agent("inp2pc", environment)
     let options = resolved.options
-    #expect(options.token.value == 9 && options.node == "e" && options.serverHost == "eh" && options.serverPort == 99)
-    #expect(options.insecure && options.isRelay && options.relayPort == 98 && options.relayKilobits == 2500)
-    #expect(options.listen?.description == "127.0.0.1:7778" && options.configPath == "/etc/x/c.json")
+    #expect(
+      options.token.value == 9 && options.node == "e" && options.serverHost == "eh"
+        && options.serverPort == 99)
+    #expect(
+      options.insecure && options.isRelay && options.relayPort == 98
+        && options.relayKilobits == 2500)
+    #expect(
+      options.listen?.description == "127.0.0.1:7778" && options.configPath == "/etc/x/c.json")
     #expect(options.dataDirectory == "/etc/x/.inp2p/e")
     let saved = String(decoding: try #require(resolved.configToSave), as: UTF8.self)
-    #expect(!saved.contains("token") && !saved.contains("\"e\""), "the environment stays in the environment")
-    #expect(refusal { _ = try agent("inp2pc", environment.merging(["INP2P_INSECURE": "maybe"]) { $1 }) }?
-      .errorOutput.contains("INP2P_INSECURE") == true)
+    #expect(
+      !saved.contains("token") && !saved.contains("\"e\""),
+      "the environment stays in the environment")
+    #expect(
+      refusal { _ = try agent("inp2pc", environment.merging(["INP2P_INSECURE": "maybe"]) { $1 }) }?
+        .errorOutput.contains("INP2P_INSECURE") == true)
     #expect(try agent(base + " -insecure=false", ["INP2P_INSECURE": "1"]).options.insecure == false)
   }
 
   @Test func everyFlagReachesItsOption() throws {
     let options = try agent(
-      base + " --serverport=1 -relay-port 2 -bw 0 -config /d/c -stun-udp1 3 -stun-udp2 4 -stun-tcp1 5 -stun-tcp2 6"
+      base
+        + " --serverport=1 -relay-port 2 -bw 0 -config /d/c -stun-udp1 3 -stun-udp2 4 -stun-tcp1 5 -stun-tcp2 6"
         + " -port 7 -listen 0.0.0.0:8 -data /data -allow 192.168.1.0/24:80,443 -allow nas:22 -api-users ann,1001"
-        + " -proxy http://p:3128 -mesh home -no-remote-apps -log-level debug -super").options
+        + " -proxy http://p:3128 -mesh home -no-remote-apps -log-level debug -super"
+    ).options
     #expect(options.serverPort == 1 && options.relayPort == 2 && options.relayKilobits == 0)
     #expect(options.configPath == "/d/c" && options.dataDirectory == "/data")
-    #expect([options.stunUDP1, options.stunUDP2, options.stunTCP1, options.stunTCP2] == [3, 4, 5, 6])
+    #expect(
+      [options.stunUDP1, options.stunUDP2, options.stunTCP1, options.stunTCP2] == [3, 4, 5, 6])
     #expect(options.port == 7 && options.listen?.description == "0.0.0.0:8")
     #expect(options.allow.map(\.description) == ["192.168.1.0/24:80,443", "nas:22"])
-    #expect(options.apiUsers == ["ann", "1001"] && options.proxy == "http://p:3128" && options.mesh == "home")
-    #expect(!options.takesRemoteApps && options.logLevel == .debug && options.isSuperRelay && options.isRelay)
+    #expect(
+      options.apiUsers == ["ann", "1001"] && options.proxy == "http://p:3128"
+        && options.mesh == "home")
+    #expect(
+      !options.takesRemoteApps && options.logLevel == .debug && options.isSuperRelay
+        && options.isRelay)
     #expect(options.notices.contains { $0.hasPrefix("-super is not active yet") })
   }
 
@@ -257,7 +305,10 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
       (#"[]"#, "expected an object"),
       (#"{"apps":{}}"#, "apps: expected an array"),
       (#"{"apps":[{"srcPort":1,"dstPort":1,"peerNode":"b"},{"srcPort":"x"}]}"#, "apps[1].srcPort"),
-      (#"{"apps":[{"srcPort":1,"dstPort":1,"peerNode":"b"},{"srcPort":1,"dstPort":2,"peerNode":"c"}]}"#, "already used by apps[0]"),
+      (
+        #"{"apps":[{"srcPort":1,"dstPort":1,"peerNode":"b"},{"srcPort":1,"dstPort":2,"peerNode":"c"}]}"#,
+        "already used by apps[0]"
+      ),
       (#"{"apps":[{"srcPort":70000,"dstPort":1,"peerNode":"b"}]}"#, "apps[0].srcPort"),
       (#"{"apps":[{"srcPort":1,"peerNode":"b"}]}"#, "apps[0].dstPort: is missing"),
       (#"{"logLevel":"loud"}"#, "logLevel"),
@@ -267,21 +318,29 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
       // Flags that the field under test does not meet.
       let line = file.contains("token") ? "inp2pc -serverhost h -node n" : base
       let refused = try #require(refusal { _ = try agent(line, config: file) }, "\(file)")
-      #expect(refused.status == 2 && refused.errorOutput.contains(wanted), "\(file): \(refused.errorOutput)")
+      #expect(
+        refused.status == 2 && refused.errorOutput.contains(wanted),
+        "\(file): \(refused.errorOutput)")
       #expect(!refused.errorOutput.contains("Usage"), "\(file)")
     }
-    #expect(try agent(base, config: "  \n").options.node == "n", "a blank file is empty, not broken")
+    #expect(
+      try agent(base, config: "  \n").options.node == "n", "a blank file is empty, not broken")
   }
 
   @Test func anAmbientProxyNeverStopsTheStart() throws {
-    #expect(try agent(base, ["https_proxy": "socks5://x"]).options.notices == ["https_proxy is ignored: expected http://HOST[:PORT]"])
+    #expect(
+      try agent(base, ["https_proxy": "socks5://x"]).options.notices == [
+        "https_proxy is ignored: expected http://HOST[:PORT]"
+      ])
     let options = try agent(base, ["https_proxy": "http://p"]).options
     #expect(options.proxy == "http://p" && options.notices.isEmpty)
     #expect(refusal { _ = try agent(base + " -proxy socks5://x") }?.status == 2)
   }
 
   @Test func nodeNamesMakeSafeDirectories() {
-    func name(_ node: String) -> String { AgentOptions.defaultDataDirectory(configPath: "c", node: node) }
+    func name(_ node: String) -> String {
+      AgentOptions.defaultDataDirectory(configPath: "c", node: node)
+    }
     #expect(name("nodeA") == "./.inp2p/nodeA")
     #expect(name("..") == "./.inp2p/%2E.")
     #expect(name("a/../b") == "./.inp2p/a%2F..%2Fb")
@@ -294,7 +353,8 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
 
 @Suite struct ConfigFileTests {
   @Test func unknownKeysSurviveASave() throws {
-    let text = #"{"Network":{"TOKEN":"5","future":[1,{"x":18446744073709551615}]},"apps":[{"AppName":"a","SrcPort":1,"DstPort":2,"PeerNode":"b","note":"mine"}],"other":1e400}"#
+    let text =
+      #"{"Network":{"TOKEN":"5","future":[1,{"x":18446744073709551615}]},"apps":[{"AppName":"a","SrcPort":1,"DstPort":2,"PeerNode":"b","note":"mine"}],"other":1e400}"#
     var file = try ConfigFile(parsing: Array(text.utf8))
     file.set("network.serverHost", "h")
     file.set("network.token", 6)
@@ -314,7 +374,9 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
   @Test func aByteOrderMarkIsForgiven() throws {
     #expect(try ConfigFile(parsing: [0xef, 0xbb, 0xbf] + Array("{}".utf8)).root.isEmpty)
     #expect(throws: ConfigError.self) { try ConfigFile(parsing: [0xff]) }
-    #expect(throws: ConfigError.self) { try ConfigFile(parsing: Array(repeating: 0x5b, count: 100)) }
+    #expect(throws: ConfigError.self) {
+      try ConfigFile(parsing: Array(repeating: 0x5b, count: 100))
+    }
   }
 
   @Test func appsRoundTripThroughJSON() throws {

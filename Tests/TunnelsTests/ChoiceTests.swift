@@ -32,7 +32,8 @@ private func at(_ seconds: Int64) -> Instant { Instant(nanoseconds: 0) + .second
   @Test func listedExitsAreTheOnlyOnes() throws {
     var chooser = ExitChooser(random: SeededRandom(testSeed: 1))
     let all = [
-      candidate("a", tier: 1, milliseconds: 1), candidate("b", tier: 7, milliseconds: 90, offers: false),
+      candidate("a", tier: 1, milliseconds: 1),
+      candidate("b", tier: 7, milliseconds: 90, offers: false),
       candidate("c", tier: 7, milliseconds: 200, online: false),
     ]
     let exits = try [EndpointReference("b", field: .exit), EndpointReference("c", field: .exit)]
@@ -61,7 +62,9 @@ private func at(_ seconds: Int64) -> Instant { Instant(nanoseconds: 0) + .second
     chooser.refused(try web(), byExit: "id-a", now: at(20))
     chooser.forget(exit: "id-a")
     #expect(chooser.order(for: try web(), exits: [], candidates: all, now: at(20)) == [0, 1])
-    for n in 0..<5000 { chooser.refused(.app(.tcp, host: "h\(n)", port: 1), byExit: "x", now: at(30)) }
+    for n in 0..<5000 {
+      chooser.refused(.app(.tcp, host: "h\(n)", port: 1), byExit: "x", now: at(30))
+    }
   }
 
   @Test func theNextExitOnlyWhenNothingWasDelivered() {
@@ -176,7 +179,8 @@ private func at(_ seconds: Int64) -> Instant { Instant(nanoseconds: 0) + .second
 
   @Test func appsReloadLive() throws {
     var table = TunnelTable()
-    #expect(try table.replaceApps([app(1), app(2, enabled: false)]).start.map(\.address.port) == [1])
+    #expect(
+      try table.replaceApps([app(1), app(2, enabled: false)]).start.map(\.address.port) == [1])
     #expect(try table.replaceApps([app(1, to: 80), app(2)]).start.map(\.address.port) == [2])
     #expect(table.apps[AppKey(.tcp, 1)]?.dstPort == 80)
     #expect(throws: TunnelTableError.self) { try table.replaceApps([app(3), app(3)]) }
@@ -219,7 +223,10 @@ private func at(_ seconds: Int64) -> Instant { Instant(nanoseconds: 0) + .second
     let events = log.events()
     #expect(events.count == TunnelEventLog.capacity)
     #expect(events.map(\.sequence) == Array(501...1500))
-    #expect(log.events(after: 1499).map(\.words) == ["tcp/web: refused: peer p1500: no outbound of this name at the exit"])
+    #expect(
+      log.events(after: 1499).map(\.words) == [
+        "tcp/web: refused: peer p1500: no outbound of this name at the exit"
+      ])
   }
 }
 
@@ -264,7 +271,9 @@ private func at(_ seconds: Int64) -> Instant { Instant(nanoseconds: 0) + .second
         let n = Int(random.next() % 24)
         switch random.next() % 4 {
         case 0:
-          #expect(sessions.remove(key(n)) == (model.removeValue(forKey: n) == nil ? nil : n), "seed \(seed)")
+          #expect(
+            sessions.remove(key(n)) == (model.removeValue(forKey: n) == nil ? nil : n),
+            "seed \(seed)")
         case 1:
           while let (_, handle) = sessions.pollExpired(now: at(now)) {
             #expect(model[handle].map { $0 + 5 <= now } == true, "seed \(seed)")

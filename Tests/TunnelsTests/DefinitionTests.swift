@@ -12,11 +12,19 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
 
 @Suite struct DefinitionTests {
   @Test func tunnelNamesFollowTheRules() {
-    for good in ["web", "my-tunnel", "home_server.2", "9p", "Büro", "网页", String(repeating: "a", count: 64)] {
-      #expect(fault { () throws(DefinitionError) in _ = try TunnelKey(.tcp, good) } == nil, "\(good)")
+    for good in [
+      "web", "my-tunnel", "home_server.2", "9p", "Büro", "网页", String(repeating: "a", count: 64),
+    ] {
+      #expect(
+        fault { () throws(DefinitionError) in _ = try TunnelKey(.tcp, good) } == nil, "\(good)")
     }
-    for bad in ["", "-web", ".web", "a/b", "a b", "a\u{7}", "a\"", "é\u{200b}", String(repeating: "a", count: 65)] {
-      #expect(fault { () throws(DefinitionError) in _ = try TunnelKey(.tcp, bad) }?.field == .name, "\(bad)")
+    for bad in [
+      "", "-web", ".web", "a/b", "a b", "a\u{7}", "a\"", "é\u{200b}",
+      String(repeating: "a", count: 65),
+    ] {
+      #expect(
+        fault { () throws(DefinitionError) in _ = try TunnelKey(.tcp, bad) }?.field == .name,
+        "\(bad)")
     }
   }
 
@@ -24,9 +32,13 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
     #expect(try TunnelReference("web").keys.map(\.description) == ["tcp/web", "udp/web"])
     #expect(try TunnelReference("udp/web").keys.map(\.description) == ["udp/web"])
     #expect(try TunnelReference("TCP/web").keys.map(\.description) == ["tcp/web"])
-    #expect(fault { () throws(DefinitionError) in _ = try TunnelReference("sctp/web") }?.field == .protocol)
-    #expect(fault { () throws(DefinitionError) in _ = try TunnelReference("tcp/") }?.problem == .missing)
-    #expect(fault { () throws(DefinitionError) in _ = try TunnelReference("tcp/a/b") }?.field == .name)
+    #expect(
+      fault { () throws(DefinitionError) in _ = try TunnelReference("sctp/web") }?.field
+        == .protocol)
+    #expect(
+      fault { () throws(DefinitionError) in _ = try TunnelReference("tcp/") }?.problem == .missing)
+    #expect(
+      fault { () throws(DefinitionError) in _ = try TunnelReference("tcp/a/b") }?.field == .name)
   }
 
   @Test func listenAddressesParse() throws {
@@ -34,7 +46,8 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
       ("9000", "127.0.0.1:9000"), (":9000", "127.0.0.1:9000"), ("0.0.0.0:9000", "0.0.0.0:9000"),
       ("localhost:22", "127.0.0.1:22"), ("*:80", "0.0.0.0:80"), ("[::]:53", "[::]:53"),
       ("[::1]:65535", "[::1]:65535"), ("0", nil), ("65536", nil), ("", nil), ("a:1", nil),
-      ("1.2.3.4", nil), ("::1:53", nil), ("1.2.3.4:+5", nil), ("1.2.3.4:5 ", nil), ("[1.2.3.4]:5", nil),
+      ("1.2.3.4", nil), ("::1:53", nil), ("1.2.3.4:+5", nil), ("1.2.3.4:5 ", nil),
+      ("[1.2.3.4]:5", nil),
       ("224.0.0.1:5", nil), ("-1", nil), ("1.2.3.4:", nil),
     ]
     for (text, wanted) in table {
@@ -59,19 +72,29 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
   @Test func halvesRefuseWhatTheyCannotDo() throws {
     let tcp = try TunnelKey(.tcp, "t")
     let udp = try TunnelKey(.udp, "t")
-    #expect(fault { () throws(DefinitionError) in _ = try TunnelInbound(tcp, listens: [String](), exits: []) }
-      == DefinitionError(.listen, .missing))
-    #expect(fault { () throws(DefinitionError) in _ = try TunnelInbound(tcp, listens: ["1", "127.0.0.1:1"], exits: []) }
-      == DefinitionError(.listen, .duplicate, value: "127.0.0.1:1"))
-    #expect(fault { () throws(DefinitionError) in
-      _ = try TunnelOutbound(udp, targets: ["unix:/x"], entrances: [], users: [])
-    }?.problem == .unixNeedsTCP)
+    #expect(
+      fault { () throws(DefinitionError) in
+        _ = try TunnelInbound(tcp, listens: [String](), exits: [])
+      }
+        == DefinitionError(.listen, .missing))
+    #expect(
+      fault { () throws(DefinitionError) in
+        _ = try TunnelInbound(tcp, listens: ["1", "127.0.0.1:1"], exits: [])
+      }
+        == DefinitionError(.listen, .duplicate, value: "127.0.0.1:1"))
+    #expect(
+      fault { () throws(DefinitionError) in
+        _ = try TunnelOutbound(udp, targets: ["unix:/x"], entrances: [], users: [])
+      }?.problem == .unixNeedsTCP)
     let many = (1...65).map { "\($0)" }
-    #expect(fault { () throws(DefinitionError) in _ = try TunnelInbound(tcp, listens: many, exits: []) }?.problem
-      == .tooMany(limit: 64))
-    #expect(fault { () throws(DefinitionError) in
-      _ = try TunnelOutbound(tcp, targets: ["a:1"], entrances: [" x"], users: [])
-    }?.field == .entrance)
+    #expect(
+      fault { () throws(DefinitionError) in _ = try TunnelInbound(tcp, listens: many, exits: []) }?
+        .problem
+        == .tooMany(limit: 64))
+    #expect(
+      fault { () throws(DefinitionError) in
+        _ = try TunnelOutbound(tcp, targets: ["a:1"], entrances: [" x"], users: [])
+      }?.field == .entrance)
   }
 
   @Test func theExitAdmitsByCertifiedIdentity() throws {
@@ -93,14 +116,52 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
     #expect(app.relayNode == nil && app.enabled && app.whitelist.isEmpty)
     #expect(app.listenAddress.description == "0.0.0.0:2222")
     let faults: [(DefinitionError.Field, () throws(DefinitionError) -> Void)] = [
-      (.protocol, { () throws(DefinitionError) in _ = try AppDefinition(protocol: "sctp", srcPort: 1, peerNode: "b", dstPort: 1) }),
-      (.protocol, { () throws(DefinitionError) in _ = try AppDefinition(protocol: "", srcPort: 1, peerNode: "b", dstPort: 1) }),
-      (.srcPort, { () throws(DefinitionError) in _ = try AppDefinition(srcPort: 0, peerNode: "b", dstPort: 1) }),
-      (.dstPort, { () throws(DefinitionError) in _ = try AppDefinition(srcPort: 1, peerNode: "b", dstPort: 65536) }),
-      (.peerNode, { () throws(DefinitionError) in _ = try AppDefinition(srcPort: 1, peerNode: "", dstPort: 1) }),
-      (.dstHost, { () throws(DefinitionError) in _ = try AppDefinition(srcPort: 1, peerNode: "b", dstHost: "a b", dstPort: 1) }),
-      (.whitelist, { () throws(DefinitionError) in _ = try AppDefinition(srcPort: 1, peerNode: "b", dstPort: 1, whitelist: "x") }),
-      (.appName, { () throws(DefinitionError) in _ = try AppDefinition(appName: "a\n", srcPort: 1, peerNode: "b", dstPort: 1) }),
+      (
+        .protocol,
+        { () throws(DefinitionError) in
+          _ = try AppDefinition(protocol: "sctp", srcPort: 1, peerNode: "b", dstPort: 1)
+        }
+      ),
+      (
+        .protocol,
+        { () throws(DefinitionError) in
+          _ = try AppDefinition(protocol: "", srcPort: 1, peerNode: "b", dstPort: 1)
+        }
+      ),
+      (
+        .srcPort,
+        { () throws(DefinitionError) in _ = try AppDefinition(srcPort: 0, peerNode: "b", dstPort: 1)
+        }
+      ),
+      (
+        .dstPort,
+        { () throws(DefinitionError) in
+          _ = try AppDefinition(srcPort: 1, peerNode: "b", dstPort: 65536)
+        }
+      ),
+      (
+        .peerNode,
+        { () throws(DefinitionError) in _ = try AppDefinition(srcPort: 1, peerNode: "", dstPort: 1)
+        }
+      ),
+      (
+        .dstHost,
+        { () throws(DefinitionError) in
+          _ = try AppDefinition(srcPort: 1, peerNode: "b", dstHost: "a b", dstPort: 1)
+        }
+      ),
+      (
+        .whitelist,
+        { () throws(DefinitionError) in
+          _ = try AppDefinition(srcPort: 1, peerNode: "b", dstPort: 1, whitelist: "x")
+        }
+      ),
+      (
+        .appName,
+        { () throws(DefinitionError) in
+          _ = try AppDefinition(appName: "a\n", srcPort: 1, peerNode: "b", dstPort: 1)
+        }
+      ),
     ]
     for (field, body) in faults { #expect(fault(body)?.field == field, "\(field)") }
   }
@@ -118,11 +179,18 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
     #expect(try CallerList("  ").admits(.loopbackV4))
     #expect(try !CallerList("::/0").admits(.loopbackV4), "an IPv6 rule says nothing about IPv4")
     #expect(try CallerList("0.0.0.0/0").admits(.loopbackV4))
-    for bad in [",", "x", "1.2.3.4/33", "1.2.3.4/", "1.2.3.9-1.2.3.4", "1.2.3.4-::1", "1.2.3.4/+8", "fd00::/129"] {
-      #expect(fault { () throws(DefinitionError) in _ = try CallerList(bad) }?.field == .whitelist, "\(bad)")
+    for bad in [
+      ",", "x", "1.2.3.4/33", "1.2.3.4/", "1.2.3.9-1.2.3.4", "1.2.3.4-::1", "1.2.3.4/+8",
+      "fd00::/129",
+    ] {
+      #expect(
+        fault { () throws(DefinitionError) in _ = try CallerList(bad) }?.field == .whitelist,
+        "\(bad)")
     }
     let tooMany = (0..<257).map { "10.0.\($0 / 256).\($0 % 256)" }.joined(separator: ",")
-    #expect(fault { () throws(DefinitionError) in _ = try CallerList(tooMany) }?.problem == .tooMany(limit: 256))
+    #expect(
+      fault { () throws(DefinitionError) in _ = try CallerList(tooMany) }?.problem
+        == .tooMany(limit: 256))
   }
 }
 
@@ -142,14 +210,17 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
       ("::ffff:127.0.0.1", 7777, .refusedOwnService),
     ]
     for (text, port, verdict) in table {
-      #expect(policy.mayReach(requested: text, resolved: try address(text), port: port) == verdict, "\(text):\(port)")
+      #expect(
+        policy.mayReach(requested: text, resolved: try address(text), port: port) == verdict,
+        "\(text):\(port)")
     }
   }
 
   @Test func rulesOpenWhatTheyName() throws {
-    let rules = try ["192.168.1.0/24:80,443", "nas.lan:8000-8010", "[fd00::/8]:*", "10.0.0.1:22"].map {
-      try AllowRule($0)
-    }
+    let rules = try ["192.168.1.0/24:80,443", "nas.lan:8000-8010", "[fd00::/8]:*", "10.0.0.1:22"]
+      .map {
+        try AllowRule($0)
+      }
     let policy = ExitPolicy(rules: rules, protectedPorts: [7777])
     let table: [(String, String, UInt16, Bool)] = [
       ("192.168.1.9", "192.168.1.9", 80, true), ("192.168.1.9", "192.168.1.9", 443, true),
@@ -165,7 +236,8 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
           == allowed, "\(requested) = \(resolved):\(port)")
     }
     let everything = ExitPolicy(rules: [try AllowRule("*:*")], protectedPorts: [7777])
-    #expect(everything.mayReach(requested: "x", resolved: try address("8.8.8.8"), port: 1).isAllowed)
+    #expect(
+      everything.mayReach(requested: "x", resolved: try address("8.8.8.8"), port: 1).isAllowed)
     #expect(!everything.mayReach(requested: "x", resolved: .loopbackV4, port: 7777).isAllowed)
     #expect(!everything.mayReach(requested: "x", resolved: .anyV4, port: 7777).isAllowed)
   }
@@ -175,7 +247,8 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
       "", "80", "host", "host:", "host:0", "host:65536", "host:1-", "host:9-8", "host:1,,2", ":80",
       "fd00::1:80", "[host]:80", "1.2.3.0/33:80", "a b:80", "host:80 ", "host:1,", "300.1.1.1:1",
     ] {
-      #expect(fault { () throws(DefinitionError) in _ = try AllowRule(bad) }?.field == .allow, "\(bad)")
+      #expect(
+        fault { () throws(DefinitionError) in _ = try AllowRule(bad) }?.field == .allow, "\(bad)")
     }
   }
 }
@@ -186,7 +259,9 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
       (.tunnel(try TunnelKey(.tcp, "web")), [1, 1, 1, 0, 3] + Array("web".utf8)),
       (.tunnel(try TunnelKey(.udp, "网")), [1, 1, 2, 0, 3] + Array("网".utf8)),
       (.app(.tcp, host: "127.0.0.1", port: 22), [1, 2, 1, 0, 0, 22, 9] + Array("127.0.0.1".utf8)),
-      (.app(.udp, host: "fd00::1", port: 65535), [1, 2, 2, 0, 255, 255, 7] + Array("fd00::1".utf8)),
+      (
+        .app(.udp, host: "fd00::1", port: 65535), [1, 2, 2, 0, 255, 255, 7] + Array("fd00::1".utf8)
+      ),
     ]
     for (request, bytes) in samples {
       #expect(request.encoded() == bytes)
@@ -202,10 +277,13 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
 
   @Test func hostileRequestsAreRefusedByName() {
     let table: [([UInt8], OpenRequestFault)] = [
-      ([0, 1, 1, 0, 1, 97], .version), ([2, 1, 1, 0, 1, 97], .version), ([1, 0, 1, 0, 1, 97], .kind),
-      ([1, 3, 1, 0, 1, 97], .kind), ([1, 1, 0, 0, 1, 97], .protocol), ([1, 1, 3, 0, 1, 97], .protocol),
+      ([0, 1, 1, 0, 1, 97], .version), ([2, 1, 1, 0, 1, 97], .version),
+      ([1, 0, 1, 0, 1, 97], .kind),
+      ([1, 3, 1, 0, 1, 97], .kind), ([1, 1, 0, 0, 1, 97], .protocol),
+      ([1, 1, 3, 0, 1, 97], .protocol),
       ([1, 1, 1, 1, 1, 97], .flags), ([1, 1, 1, 0, 0], .name), ([1, 1, 1, 0, 1, 0xff], .name),
-      ([1, 1, 1, 0, 1, 0x2f], .name), ([1, 2, 1, 0, 0, 0, 1, 97], .port), ([1, 2, 1, 0, 0, 1, 0], .host),
+      ([1, 1, 1, 0, 1, 0x2f], .name), ([1, 2, 1, 0, 0, 0, 1, 97], .port),
+      ([1, 2, 1, 0, 0, 1, 0], .host),
       ([1, 2, 1, 0, 0, 1, 1, 0x20], .host), ([1, 2, 1, 0, 0, 1, 1, 0xff], .host),
       ([1, 1, 1, 0, 65] + [UInt8](repeating: 97, count: 65), .name),
       ([1, 2, 1, 0, 0, 1, 255] + [UInt8](repeating: 97, count: 255), .host),
