@@ -104,6 +104,8 @@ package enum PathTunables {
   /// Time-outs in a row, nothing heard: suspect, dead.
   package static let suspectTimeouts = 2
   package static let deadTimeouts = 6
+  /// A suspect path is left at once, but given up no sooner than this.
+  package static let deadAfter = TimeAmount.milliseconds(1_500)
   /// The same while other packets still arrive: our direction is broken.
   package static let suspectOneWay = 5
   package static let deadOneWay = 12

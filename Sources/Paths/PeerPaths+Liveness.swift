@@ -137,7 +137,7 @@ extension PeerPaths {
     let isPlain = silent || records[i].laneTimeouts >= PathTunables.suspectLaneTimeouts
     let suspectAt = isPlain ? PathTunables.suspectTimeouts : PathTunables.suspectOneWay
     let deadAt = silent ? PathTunables.deadTimeouts : PathTunables.deadOneWay
-    if count >= deadAt {
+    if count >= deadAt, now - records[i].firstUnanswered >= PathTunables.deadAfter {
       lower(i, reason: silent ? .unanswered : .oneWay, now: now)
       return false
     }

@@ -314,6 +314,70 @@ import Testing
   #expect(world.switches() + world.switches(1) == switches)
 }
 
+/// The same in the worst moment: one ping lost already, its successor on its way.
+@Test func aStallBetweenTwoPingsIsForgiven() {
+  let world = World(
+    seed: 17, links: [.udp(1, delay: .milliseconds(10)), .relay(delay: .milliseconds(20))])
+  world.begin()
+  world.startTraffic(every: .milliseconds(5))
+  world.run(for: .seconds(3))
+  world.traffic = nil
+  func pings() -> UInt32 {
+    world.nodes[0].snapshots.first { $0.isPrimary }?.probesSent ?? 0
+  }
+  let before = pings()
+  world.links[0].passes = [false, false]
+  while pings() == before { world.run(for: .milliseconds(1)) }
+  world.links[0].passes = [true, true]
+  while pings() == before + 1 { world.run(for: .milliseconds(1)) }
+  world.now += .milliseconds(500)
+  world.nodes[0].advance(to: world.now)
+  world.drain()
+  world.run(for: .seconds(2))
+  #expect(world.nodes[0].history.allSatisfy { $0.reason != .silence })
+}
+
+/// A peer that stands still takes every path with it: nothing is won by going
+/// elsewhere, and nothing is lost by staying.
+@Test func silenceEverywhereSwitchesNothing() {
+  let world = World(
+    seed: 18, links: [.udp(1, delay: .milliseconds(10)), .relay(delay: .milliseconds(20))])
+  world.begin()
+  world.startTraffic(every: .milliseconds(5))
+  world.run(for: .seconds(3))
+  let switches = world.switches()
+  for _ in 0..<5 {
+    for l in 0..<2 { world.links[l].passes = [false, false] }
+    world.run(for: .milliseconds(600))
+    for l in 0..<2 { world.links[l].passes = [true, true] }
+    // The path in use is heard first again.
+    world.links[1].delay = .milliseconds(400)
+    world.run(for: .seconds(3))
+    world.links[1].delay = .milliseconds(20)
+    world.run(for: .seconds(10))
+  }
+  #expect(world.switches() == switches)
+  #expect(world.nodes[0].history.contains { $0.reason == .recovered })
+}
+
+@Test func smallAdvantagesAreNotWorthAChange() {
+  let world = World(
+    seed: 19,
+    links: [.udp(1, delay: .milliseconds(20)), .udp(2, delay: .milliseconds(22))])
+  world.begin()
+  world.startTraffic(every: .milliseconds(20))
+  world.run(for: .seconds(5))
+  let carrier = world.links[0].ends[0]
+  #expect(world.primaryCarrier() == carrier)
+  world.links[1].delay = .milliseconds(18)
+  world.run(for: .minutes(3))
+  #expect(world.primaryCarrier() == carrier)
+  world.links[1].delay = .milliseconds(12)
+  world.run(for: .seconds(15))
+  #expect(world.primaryCarrier() == world.links[1].ends[0])
+  #expect(world.nodes[0].history.contains { $0.reason == .betterQuality })
+}
+
 /// A starting flow that overshoots loses a third of a round trip's packets;
 /// that is not the path's fault.
 @Test func overshootOfAFlowIsNotThePathsLoss() {
@@ -324,7 +388,7 @@ import Testing
   let lane = world.nodes[0].primary ?? 255
   for second in 0..<20 {
     for _ in 0..<50 {
-      world.nodes[0].lossSample(on: lane, lost: second % 5 == 0 ? 10 : 0, of: 30, now: world.now)
+      world.nodes[0].lossSample(on: lane, lost: second % 5 == 0 ? 25 : 0, of: 30, now: world.now)
       world.run(for: .milliseconds(20))
     }
   }
