@@ -30,6 +30,19 @@ extension PeerPaths {
     return nil
   }
 
+  /// Whether the owner may send a packet of `bytes` (as on the carrier) of its
+  /// own, such as HELLO, through `carrier` now. Always on a path; to a UDP
+  /// address that has not answered it is taken from the budget. Unknown: no.
+  package mutating func permits(
+    _ carrier: Carrier, bytes: Int, budget: inout ProbeBudget, now: Instant
+  ) -> Bool {
+    guard let i = index(of: carrier),
+      maySend(i, bytes: bytes, budget: &budget, now: now) == .yes
+    else { return false }
+    records[i].bytesSent &+= UInt64(bytes)
+    return true
+  }
+
   /// Whether a packet of `bytes` may go to record `i` now; takes it from the
   /// allowances when it may.
   mutating func maySend(

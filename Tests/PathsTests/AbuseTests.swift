@@ -162,6 +162,24 @@ private func ready(_ seed: UInt64 = 1) -> PeerPaths {
   #expect(world.worstWindow(1).packets <= 20)
 }
 
+/// HELLO to an address not proven yet counts like every other packet.
+@Test func theOwnersPacketsAreBudgetedToo() {
+  var paths = ready()
+  var budget = ProbeBudget()
+  paths.addCandidate(here, kind: .host, tier: .udpDirect, source: .signalled, now: start)
+  var sent = 0
+  for _ in 0..<100 where paths.permits(here, bytes: 80, budget: &budget, now: start) { sent += 1 }
+  #expect(sent == PathLimits.probesPerAddress)
+  let unknown = paths.permits(there, bytes: 80, budget: &budget, now: start)
+  #expect(!unknown)
+  let relay = Carrier.relay(connection: 1, channel: 1, remote: .none)
+  paths.carrierOpened(relay, tier: .serverRelay, now: start)
+  let relayed = (0..<100).allSatisfy { _ in
+    paths.permits(relay, bytes: 80, budget: &budget, now: start)
+  }
+  #expect(relayed)
+}
+
 @Test func nothingIsSentWithoutASession() {
   var paths = PeerPaths(testSeed: 1)
   var budget = ProbeBudget()
