@@ -29,6 +29,8 @@ package struct AckSample {
   package var roundEnded: Bool
   /// Bytes found lost by the same acknowledgement.
   package var lostBytes: Int
+  /// Bytes a packet may have at present.
+  package var packet = 1_200
 
   package init(
     now: Instant, bytes: Int, inFlight: Int, isInRecovery: Bool, newestSentAt: Instant,
@@ -76,7 +78,7 @@ struct Congestion {
     }
     cubic = Cubic(packet: packet)
     bbr = BottleneckModel(packet: packet)
-    ordered = OrderedWindow(packet: packet)
+    ordered = OrderedWindow()
   }
 
   /// Bytes that may be in flight.
@@ -152,6 +154,5 @@ struct Congestion {
   mutating func setPacket(_ bytes: Int) {
     cubic.packet = bytes
     bbr.packet = bytes
-    ordered.packet = bytes
   }
 }

@@ -128,6 +128,7 @@ struct MuxCore {
     }
     streams[slot].id = id
     streams[slot].isOurs = isOurs
+    if limits.mutations.contains(.ignorePeerCredit) { streams[slot].sendLimit = .max }
     table.insert(id, slot)
     openStreamCount += 1
     if !isOurs { peerStreamCount += 1 }

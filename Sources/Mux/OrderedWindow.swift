@@ -9,21 +9,23 @@ package import Bytes
 
 package struct OrderedWindow {
   package static let queueTime: TimeAmount = .milliseconds(5)
-  package static let initial = 128 << 10
+  package static let initial = 64 << 10
   package static let minimumPackets = 4
+  package static let minimum = 16 << 10
 
-  package var packet: Int
   package private(set) var window = OrderedWindow.initial
   package private(set) var isStartup = true
   private var rate = RateFilter()
   private var fullRate = 0.0
   private var flatRounds = 0
 
-  package init(packet: Int) { self.packet = packet }
+  package init() {}
 
   package mutating func acknowledged(_ sample: AckSample) {
     rate.add(sample.deliveryRate, isAppLimited: sample.isRateAppLimited, roundEnded: sample.roundEnded)
-    let target = rate.best * (sample.minimum + Self.queueTime).inSeconds
+    // What one acknowledgement covers has been waiting for it: it is not queue.
+    let target =
+      rate.best * (sample.minimum + Self.queueTime).inSeconds + Double(min(sample.bytes, window))
     if isStartup {
       // Twice what the path was seen to move: enough to double every round.
       if sample.wasUtilised { window = max(window, min(window + sample.bytes, Int(2 * target))) }
@@ -39,7 +41,7 @@ package struct OrderedWindow {
     } else if rate.best > 0 {
       window = Int(target)
     }
-    let floor = max(Self.minimumPackets * packet, 64 << 10)
+    let floor = max(Self.minimumPackets * sample.packet, Self.minimum)
     window = min(max(window, floor), CongestionTuning.maximumWindow)
   }
 

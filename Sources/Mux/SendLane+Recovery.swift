@@ -89,12 +89,14 @@ extension SendLane {
       congestion.undo()
       recoveryStart = .distantPast
     }
-    congestion.acknowledged(
-      AckSample(
-        now: now, bytes: bytes, inFlight: inFlight, isInRecovery: newestSentAt <= recoveryStart,
-        newestSentAt: newestSentAt, roundTrip: roundTrip, smoothed: smoothed, minimum: minimum,
-        deliveryRate: deliveryRate, isRateAppLimited: isAppLimited, wasUtilised: isUtilised,
-        roundEnded: ended, lostBytes: lostBefore - inFlight))
+    var sample = AckSample(
+      now: now, bytes: outcome.wasPersistent ? 0 : bytes, inFlight: inFlight,
+      isInRecovery: newestSentAt <= recoveryStart, newestSentAt: newestSentAt,
+      roundTrip: roundTrip, smoothed: smoothed, minimum: minimum, deliveryRate: deliveryRate,
+      isRateAppLimited: isAppLimited, wasUtilised: isUtilised, roundEnded: ended,
+      lostBytes: lostBefore - inFlight)
+    sample.packet = packetLimit
+    congestion.acknowledged(sample)
     settle(now)
     return outcome
   }

@@ -1,51 +1,79 @@
-/// How much gets through: shapes of the controllers and goodput on virtual
-/// links against what theory says.
+/// How much gets through virtual links, against what theory says.
 
 import Bytes
 import Mux
 import Testing
 
-/// One bulk stream over one link; bytes a second delivered in the second half.
-private func goodput(
-  seed: UInt64, _ link: Link, seconds: Int64, packet: Int = 1_200,
-  kind: LaneKind = .datagram, algorithm: CongestionAlgorithm = .cubic
-) throws -> (rate: Double, world: World) {
-  var limits = MuxLimits()
-  limits.congestion = algorithm
-  let world = World(seed: seed, limits: limits)
-  world.addLane(0, kind: kind, maximumPacket: packet, link)
-  let id = try world.a.open(now: world.now)
-  world.a.send(id, total: 1 << 30, finishes: false)
-  world.run(for: .seconds(seconds / 2))
-  let before = world.b.received[id] ?? 0
-  world.run(for: .seconds(seconds - seconds / 2))
-  #expect(world.b.wrongBytes == 0)
-  #expect(world.a.failure == nil && world.b.failure == nil)
-  return (Double((world.b.received[id] ?? 0) - before) / Double(seconds - seconds / 2), world)
-}
-
 @Suite struct GoodputTests {
-  @Test func report() throws {
-    for (loss, reorder, seconds) in [(20_000, 0, 20), (1_000, 0, 20), (0, 0, 4), (0, 3_000, 4)] as [(Int, Int, Int64)] {
-      for algorithm in [CongestionAlgorithm.cubic, .bbr] {
-        var link = Link()
-        link.rate = 25_000_000
-        link.delay = .milliseconds(25)
-        link.loss = loss
-        link.reorder = reorder
-        link.queue = 1_250_000
-        let (rate, world) = try goodput(seed: 3, link, seconds: seconds, algorithm: algorithm)
-        let s = world.a.mux.laneStatistics(0)!
-        print("loss \(loss) reorder \(reorder) \(algorithm): \(rate * 8 / 1e6) Mb/s; lost \(s.packetsLost) spurious \(s.packetsLostSpuriously) events \(s.congestionEvents) cwnd \(s.congestionWindow) srtt \(s.smoothedRoundTrip.inMilliseconds) min \(s.minimumRoundTrip.inMilliseconds) rate \(s.deliveryRate * 8 / 1_000_000) dropped \(world.toB[0]!.dropped) sent \(s.packetsSent) acks \(world.toA[0]!.sent) slow \(s.isSlowStart)")
+  /// One bulk stream over one link; bytes a second delivered after `warmUp`.
+  private func goodput(
+    seed: UInt64, loss: Int = 0, reorder: Int = 0, warmUp: Int64 = 2, seconds: Int64,
+    algorithm: CongestionAlgorithm = .cubic
+  ) throws -> (rate: Double, lane: LaneStatistics) {
+    var limits = MuxLimits()
+    limits.congestion = algorithm
+    let world = World(seed: seed, limits: limits)
+    var link = Link()
+    link.rate = 25_000_000
+    link.delay = .milliseconds(25)
+    link.loss = loss
+    link.reorder = reorder
+    link.queue = 1_250_000
+    world.addLane(0, link)
+    let id = try world.a.open(now: world.now)
+    world.a.send(id, total: 1 << 30, finishes: false)
+    world.run(for: .seconds(warmUp))
+    let before = world.b.received[id] ?? 0
+    world.run(for: .seconds(seconds))
+    #expect(world.b.wrongBytes == 0)
+    #expect(world.a.failure == nil && world.b.failure == nil)
+    let rate = Double((world.b.received[id] ?? 0) - before) / Double(seconds)
+    return (rate, world.a.mux.laneStatistics(0)!)
+  }
+
+  /// RFC 9438 §5.1, §5.2: the larger of CUBIC's response function and that of
+  /// its Reno-friendly region, in bytes a second.
+  private func theory(loss p: Double, roundTrip: Double) -> Double {
+    func root(_ x: Double) -> Double {
+      var y = max(x, 1)
+      for _ in 0..<60 { y = (y + x / y) / 2 }
+      return y
+    }
+    let beta = CubicConstants.beta
+    let c = CubicConstants.c
+    // The fourth root of (RTT/p)³ · C(3+β) / (4(1−β)).
+    let cubic = root(
+      root((roundTrip / p) * (roundTrip / p) * (roundTrip / p) * c * (3 + beta) / (4 * (1 - beta))))
+    let reno = root(CubicConstants.renoAlpha * (1 + beta) / (2 * (1 - beta) * p))
+    return max(cubic, reno) * 1_177 / roundTrip
+  }
+
+  @Test func randomLossFollowsTheResponseFunction() throws {
+    for (loss, seconds) in [(20_000, 60), (1_000, 60)] as [(Int, Int64)] {
+      var sum = 0.0
+      for seed in UInt64(1)...4 {
+        sum += try goodput(seed: seed, loss: loss, warmUp: 10, seconds: seconds).rate
       }
+      let expected = theory(loss: Double(loss) / 1e6, roundTrip: 0.05)
+      let ratio = sum / 4 / expected
+      #expect(ratio > 0.8 && ratio < 1.5, "loss \(loss): \(ratio) of \(expected)")
     }
-    for rate in [1_000_000, 25_000_000] {
-      var link = Link()
-      link.rate = rate
-      link.delay = .milliseconds(25)
-      let (g, world) = try goodput(seed: 3, link, seconds: 4, packet: 16_384, kind: .ordered)
-      let s = world.a.mux.laneStatistics(0)!
-      print("ordered \(rate): \(g) B/s cwnd \(s.congestionWindow) srtt \(s.smoothedRoundTrip.inMilliseconds) min \(s.minimumRoundTrip.inMilliseconds) \(s.deliveryRate)")
-    }
+  }
+
+  @Test func cleanPathIsFilled() throws {
+    let (rate, _) = try goodput(seed: 3, seconds: 3)
+    #expect(rate > 0.95 * 25_000_000 * 1_177 / 1_260, "\(rate)")
+  }
+
+  @Test func reorderingCostsNothing() throws {
+    let (rate, lane) = try goodput(seed: 3, reorder: 3_000, seconds: 3)
+    #expect(rate > 0.95 * 25_000_000 * 1_177 / 1_260, "\(rate)")
+    #expect(lane.packetsLostSpuriously < 20)
+  }
+
+  @Test func secondControllerDoesNotMindRandomLoss() throws {
+    let (rate, lane) = try goodput(seed: 3, loss: 20_000, seconds: 4, algorithm: .bbr)
+    #expect(rate > 0.7 * 25_000_000, "\(rate)")
+    #expect(lane.smoothedRoundTrip < .milliseconds(75), "and keeps the queue short")
   }
 }

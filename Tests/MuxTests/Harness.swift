@@ -269,6 +269,10 @@ final class World {
     }
     at += link.delay
     if !link.isOrdered, chance(link.reorder) { at += link.lateness }
+    if link.isOrdered {
+      at = max(at, link.lastArrival)
+      link.lastArrival = at
+    }
     order += 1
     heap.push(Flight(at: at, order: order, toB: direction, bytes: bytes))
   }
@@ -323,5 +327,16 @@ final class World {
   var isQuiet: Bool {
     heap.first == nil && a.mux.nextDeadline == .distantFuture
       && b.mux.nextDeadline == .distantFuture
+  }
+}
+
+// Spans cannot stand inside an #expect: the same with arrays.
+extension Multiplexer {
+  func open(_ request: [UInt8], now: Instant) throws(OpenFailure) -> StreamID {
+    try open(request: request.span.bytes, now: now)
+  }
+  func write(_ id: StreamID, _ bytes: [UInt8]) -> Int { write(id, bytes.span.bytes) }
+  func sendDatagram(_ id: StreamID, _ bytes: [UInt8], now: Instant) -> Bool {
+    sendDatagram(id, bytes.span.bytes, now: now)
   }
 }

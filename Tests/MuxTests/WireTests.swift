@@ -116,9 +116,9 @@ func takePacket(_ mux: Multiplexer, lane: LaneID = 0, mode: FillMode = .data, no
     let mux = Multiplexer(role: .odd, random: SeededRandom(testSeed: 1))
     mux.addLane(3, kind: .datagram, maximumPacket: 1_200, now: start)
     let request: [UInt8] = [0xaa, 0xbb]
-    let id = try mux.open(request: request.span.bytes, now: start)
+    let id = try mux.open(request, now: start)
     let first: [UInt8] = [1, 2, 3]
-    #expect(mux.write(id, first.span.bytes) == 3)
+    #expect(mux.write(id, first) == 3)
     mux.finish(id)
     #expect(
       takePacket(mux, lane: 3) == [1, 3, 0, 0, 0, 0, 0, 0] + [0, 0, 0, 1, 0x07, 0, 7]
@@ -260,7 +260,7 @@ func takePacket(_ mux: Multiplexer, lane: LaneID = 0, mode: FillMode = .data, no
       var random = SeededRandom(testSeed: seed)
       let mux = victim()
       let request: [UInt8] = [1]
-      _ = try? mux.open(request: request.span.bytes, now: start)
+      _ = try? mux.open(request, now: start)
       _ = takePacket(mux)
       for number in 0..<4 {
         var packet = PacketBuilder()
