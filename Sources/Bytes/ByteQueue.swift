@@ -98,6 +98,11 @@ public struct ByteQueue: ~Copyable {
     append(limit: count) { $0.write(source) }
   }
 
+  /// Appends a copy of another queue's bytes.
+  @inlinable public mutating func append(_ other: borrowing ByteQueue) {
+    if !other.isEmpty { append(other.bytes) }
+  }
+
   /// Drops the first `count` bytes.
   @inlinable public mutating func consume(_ count: Int) {
     precondition(count >= 0 && count <= byteCount)

@@ -259,7 +259,8 @@ public final class WebSocketConnection {
     }
   }
 
-  /// Lends the message that `pollEvent` announced last.
+  /// Lends the message that `pollEvent` announced last. `body` may send, but
+  /// must not receive or poll.
   @inlinable public func withMessage<R>(_ body: (RawSpan) -> R) -> R {
     lendsFragments ? fragments.withBytes(lent, body) : input.withBytes(lent, body)
   }
@@ -381,8 +382,15 @@ public final class WebSocketConnection {
   /// - Returns: bytes taken.
   @inlinable @discardableResult
   public func withOutput(_ body: (RawSpan) -> Int) -> Int {
-    let taken = output.withBytes(0..<output.byteCount, body)
-    output.consume(taken)
+    guard !output.isEmpty else { return 0 }
+    // `body` may fail the connection, and that may send a close: the queue is
+    // set aside so that such bytes just line up behind.
+    var leaving = ByteQueue(kept: limits.keptMemory)
+    swap(&leaving, &output)
+    let taken = body(leaving.bytes)
+    leaving.consume(taken)
+    leaving.append(output)
+    swap(&leaving, &output)
     return taken
   }
 
