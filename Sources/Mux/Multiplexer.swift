@@ -90,6 +90,7 @@ extension Multiplexer {
   package func hasWork(now: Instant) -> Bool { core.hasWork(now: now) }
 
   /// When `advance` must be called at the latest; `.distantFuture` if never.
+  /// What is due already waits for `fill` and is not counted (see `hasWork`).
   package var nextDeadline: Instant { core.nextDeadline }
 
   /// Lets time-outs happen: losses, probes, late acknowledgements, expiry.

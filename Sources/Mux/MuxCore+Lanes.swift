@@ -88,8 +88,12 @@ extension MuxCore {
         next = min(next, lanes[at].deadline)
         if lanes[at].id == primary { next = min(next, lanes[at].blockedUntil) }
       }
+      // One that is due already waits for `fill`, not for time: a driver that
+      // cannot send at present must not be woken again and again.
       if lanesOwingAck > 0 {
-        for at in receivers.indices { next = min(next, receivers[at].deadline) }
+        for at in receivers.indices where receivers[at].deadline > clock {
+          next = min(next, receivers[at].deadline)
+        }
       }
       if let first = reassemblies.first { next = min(next, first.deadline) }
       return next
