@@ -31,6 +31,13 @@ package struct OpenedChannel: Sendable {
   package let numberB: UInt32
   /// The smaller of what both legs carry in one packet.
   package let largestPacket: Int
+
+  package init(id: ChannelID, numberA: UInt32, numberB: UInt32, largestPacket: Int) {
+    self.id = id
+    self.numberA = numberA
+    self.numberB = numberB
+    self.largestPacket = largestPacket
+  }
 }
 
 package enum OpenChannelFailure: Error, Sendable {
