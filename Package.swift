@@ -89,7 +89,7 @@ let package = Package(
     tests("TLS", ["Bytes", "TLS"]),
     tests("HTTP", ["Bytes", "HTTP"]),
     tests("Storage", ["Bytes", "Storage"]),
-    tests("CommandLine", ["Bytes", "Crypto", "CommandLine"]),
+    tests("CommandLine", ["Bytes", "Crypto", "HTTP", "Tunnels", "CommandLine"]),
     tests("Agent", ["Bytes", "Agent", "Server"]),
   ]
 )

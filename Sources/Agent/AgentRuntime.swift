@@ -32,6 +32,7 @@ package final class AgentRuntime {
   private var socketV4: UDPSocket?
   private var socketV6: UDPSocket?
   var uplinks: UplinkManager?
+  private var api: LocalAPI?
   private(set) lazy var tunnels = TunnelManager(self)
   private var bridges: [Int: FlowBridge] = [:]
   private var monitor: NetworkMonitor?
@@ -44,7 +45,7 @@ package final class AgentRuntime {
     let words: String
   }
 
-  static let version = "0.1.0"
+  static let version = ProductVersion.text
 
   /// Opens the state directory and the sockets; nothing is sent yet.
   package init(
@@ -98,6 +99,7 @@ package final class AgentRuntime {
   /// Begins to work: interfaces, tunnels, the server.
   package func start() throws(AgentStartFailure) {
     readInterfaces()
+    restoreStockPeers()
     do throws(SystemError) {
       monitor = try NetworkMonitor(loop) { [weak self] in self?.readInterfaces() }
     } catch {
@@ -105,6 +107,9 @@ package final class AgentRuntime {
     }
     loop.onClockChange { [weak self] in self?.readInterfaces() }
     loop.afterEachBatch { [weak self] in self?.drain() }
+    let api = try LocalAPI(self)
+    self.api = api
+    node.exitPolicy.protectedPorts = [api.endpoint.port]
     tunnels.start()
     let uplinks = UplinkManager(self)
     self.uplinks = uplinks
@@ -115,6 +120,7 @@ package final class AgentRuntime {
   package func stop() {
     guard !isStopped else { return }
     isStopped = true
+    api?.stop()
     tunnels.stop()
     for bridge in bridges.values { bridge.connection.reset() }
     bridges.removeAll()
@@ -271,6 +277,41 @@ package final class AgentRuntime {
       if case .stampCeiling = record { state.save() } else { saveSoon() }
     case .log(let line):
       log.write(line)
+    }
+  }
+
+  /// The public key of the agent's own static key, as text.
+  var identity: String { Hex.encode(node.settings.staticKey.publicKey) }
+
+  /// Makes a stock WireGuard peer known; kept in the state directory.
+  /// - Returns: why it was refused; nil when it was not.
+  func addStockPeer(name: String, publicKey: [UInt8], endpoint: Endpoint?) -> String? {
+    if let words = node.addStockPeer(
+      name: name, publicKey: publicKey, endpoint: endpoint, now: loop.now)
+    {
+      return words
+    }
+    var stock = state["wireguard"] ?? .object(JSONObject())
+    stock[name] = [
+      "publicKey": .string(Base64.encode(publicKey)),
+      "endpoint": endpoint.map { .string($0.description) } ?? .null,
+    ]
+    state["wireguard"] = stock
+    state.save()
+    return nil
+  }
+
+  private func restoreStockPeers() {
+    for member in state["wireguard"]?.object?.members ?? [] {
+      guard let key = member.value["publicKey"]?.string.flatMap({ Base64.decode($0) }) else {
+        continue
+      }
+      let endpoint = member.value["endpoint"]?.string.flatMap { Endpoint($0) }
+      if let words = node.addStockPeer(
+        name: member.name, publicKey: key, endpoint: endpoint, now: loop.now)
+      {
+        log.warn("WireGuard peer \(member.name): \(words)")
+      }
     }
   }
 

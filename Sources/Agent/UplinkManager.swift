@@ -25,6 +25,7 @@ final class UplinkManager: UplinkDelegate {
   private var lastWords = ""
   private var isStopped = false
   private var fingerprint: [UInt8]?
+  private var tlsContext: TLSContext?
   /// The next reconnect waits this long: a refused login is no reason to hurry.
   private var nextDelay: TimeAmount?
 
@@ -108,7 +109,9 @@ final class UplinkManager: UplinkDelegate {
         agent.loop, to: endpoint, options: streamOptions)
       var tls: TLSSession?
       if !agent.options.insecure {
-        tls = try TLSContext.client().session(serverName: agent.options.serverHost)
+        let context = try tlsContext ?? TLSContext.client()
+        tlsContext = context
+        tls = try context.session(serverName: agent.options.serverHost)
       }
       lastNumber += 1
       return Uplink(

@@ -97,9 +97,9 @@ package enum MartletTable {
           Flag("endpoint", .hostPort, "where the peer is"),
           Flag("allowed-ips", .block, many: .commas, placeholder: "CIDR,…", "its addresses"),
           agent, mesh,
-        ], inactive: true, "add a stock WireGuard peer"),
+        ], "add a stock WireGuard peer"),
       CommandSpec(
-        [["wg"], ["key"]], flags: [json, agent, mesh], inactive: true,
+        [["wg"], ["key"]], flags: [json, agent, mesh],
         "print this agent's WireGuard public key"),
       CommandSpec([["version"]], flags: [json], "print the version"),
       CommandSpec([["completion"]], [Positional("bash|zsh")], "print a completion script"),

@@ -19,6 +19,12 @@ package struct AgentRequest: Hashable, Sendable {
   /// With percent-encoded components.
   package var path: String
   package var body: [UInt8]?
+
+  package init(method: String, path: String, body: [UInt8]? = nil) {
+    self.method = method
+    self.path = path
+    self.body = body
+  }
 }
 
 package struct ZTMConversation: Sendable {

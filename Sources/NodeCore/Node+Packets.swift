@@ -156,9 +156,9 @@ extension Node {
       }
     case .everyCarrier:
       guard let handle = transmit.peer, let peer = peer(handle) else { return }
-      var isFirst = false
+      let isFirst = peer.lastInitiation != transmit.bytes
+      peer.lastInitiation = transmit.bytes
       if case .wanted = peer.meeting {
-        isFirst = true
         askToConnect(peer, initiation: transmit.bytes, now: now)
       }
       var targets: [Carrier] = []
@@ -185,8 +185,9 @@ extension Node {
     }
     guard batch.freeCapacity >= Node.batchReserve else { return false }
     if let at = peer.hello.sendAt, at <= now { sendHello(to: peer, into: batch, now: now) }
-    while let probe = peer.paths.pollProbe(budget: &budget, now: now) {
+    while true {
       guard batch.freeCapacity >= Node.batchReserve else { return false }
+      guard let probe = peer.paths.pollProbe(budget: &budget, now: now) else { break }
       sealUnnumbered(peer, probe.carrier, size: probe.size, into: batch, now: now) {
         probe.write(into: &$0)
       }
@@ -240,6 +241,13 @@ extension Node {
       let carrier = peer.paths.primary.flatMap({ peer.paths.carrier(of: $0) })
         ?? peer.handshakeCarrier
     else {
+      peer.hello.sendAt = now + NodeLimits.helloRetryFloor
+      return
+    }
+    if peer.paths.primary == nil,
+      !peer.paths.permits(
+        carrier, bytes: PathSizes.sealed(HelloMessage.byteCount), budget: &budget, now: now)
+    {
       peer.hello.sendAt = now + NodeLimits.helloRetryFloor
       return
     }

@@ -111,7 +111,10 @@ extension Node {
   package func legOpened(connection: UInt32, remote: Endpoint, now: Instant) {
     clock = now
     leg = (connection, remote, false)
-    for peer in peers where !peer.isRemoved { attachRelay(to: peer, now: now) }
+    for peer in peers where !peer.isRemoved {
+      attachRelay(to: peer, now: now)
+      if peer.channel == 0, peer.connectedSince != nil, peer.isOnline { meet(peer, now: now) }
+    }
     settle(now: now)
   }
 
@@ -119,7 +122,11 @@ extension Node {
     clock = now
     guard leg?.connection == connection else { return }
     leg = nil
-    for peer in peers where !peer.isRemoved { dropRelayCarrier(of: peer, now: now) }
+    for peer in peers where !peer.isRemoved {
+      dropRelayCarrier(of: peer, now: now)
+      // Its channels ended with it.
+      peer.channel = 0
+    }
     settle(now: now)
   }
 

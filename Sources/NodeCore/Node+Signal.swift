@@ -479,6 +479,32 @@ extension Node {
     }
   }
 
+  /// Makes a stock WireGuard peer known (`martlet wg add`). With an endpoint
+  /// the handshake begins at once.
+  /// - Parameter publicKey: 32 bytes.
+  /// - Returns: why it was refused; nil when it was not.
+  package func addStockPeer(
+    name: String, publicKey: [UInt8], endpoint: Endpoint?, now: Instant
+  ) -> String? {
+    clock = now
+    if let index = peerNames[name] {
+      guard peers[index].isStock else { return "\(name) is a member of the mesh" }
+      removePeer(peers[index], now: now)
+    }
+    guard let peer = addPeer(name: name, publicKey: publicKey, isStock: true, now: now) else {
+      return "the key is not usable, or already known"
+    }
+    if let endpoint, let socket = endpoint.address.isV4 ? socketV4 : socketV6 {
+      let carrier = Carrier.udp(socket: socket, remote: endpoint)
+      peer.handshakeCarrier = carrier
+      peer.paths.addCandidate(
+        carrier, kind: .host, tier: .udpDirect, source: .configured, now: now)
+      keeper.initiate(peer.handle, now: now)
+    }
+    settle(now: now)
+    return nil
+  }
+
   func removePeer(_ peer: Peer, now: Instant) {
     guard !peer.isRemoved else { return }
     peer.mux.resetAll(code: ResetCode.peerLost, words: "the member was removed")

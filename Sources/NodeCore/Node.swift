@@ -127,6 +127,10 @@ package final class Node {
       addresses != localAddresses || socketV4 != self.socketV4 || socketV6 != self.socketV6
     guard changed else { return }
     localAddresses = addresses
+    for (old, new) in [(self.socketV4, socketV4), (self.socketV6, socketV6)] {
+      guard let old, old != new else { continue }
+      for peer in peers where !peer.isRemoved { peer.paths.socketClosed(old, now: now) }
+    }
     self.socketV4 = socketV4
     self.socketV6 = socketV6
     exitPolicy.ownAddresses = Set(addresses.map(\.address))

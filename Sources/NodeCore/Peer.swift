@@ -64,6 +64,8 @@ final class Peer {
   var heardKeypairs: [UInt64] = []
   var held: [HeldPacket] = []
   var handshakeCarrier: Carrier?
+  /// Tells the first copy of an initiation from its repeats.
+  var lastInitiation: [UInt8] = []
   var connectedSince: Instant?
   var deadSince: Instant?
   var isRecorded = false

@@ -2,6 +2,7 @@
 // timer slack (50 µs), never early.
 
 package import Bytes
+internal import Glibc
 
 /// Names a scheduled call. Worthless after the call was made or cancelled.
 package struct TimerToken: Hashable, Sendable {
@@ -81,6 +82,18 @@ extension EventLoop {
       let observer = observers[index]
       observer.body()
       if index < observers.count, observers[index].id == observer.id { index += 1 }
+    }
+  }
+}
+
+extension EventLoop {
+  /// Blocks the calling thread: for programs that run one command and end.
+  package static func sleep(_ amount: TimeAmount) {
+    let until = clock() + amount
+    while true {
+      let left = until - clock()
+      guard left > .zero else { return }
+      usleep(UInt32(clamping: left.nanoseconds / 1_000))
     }
   }
 }

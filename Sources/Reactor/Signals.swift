@@ -97,3 +97,23 @@ package enum ProcessSettings {
     return bytes
   }
 }
+
+extension ProcessSettings {
+  /// One whole text to stderr, from any thread; what cannot be written is lost.
+  package static func writeError(_ text: String) {
+    let bytes = Array(text.utf8)
+    _ = unsafe bytes.withUnsafeBytes { unsafe Glibc.write(2, $0.baseAddress, $0.count) }
+  }
+
+  /// The numeric id of a user of this machine; nil when there is none.
+  package static func userID(named name: String) -> UInt32? {
+    // /etc/passwd itself: getpwnam of a static binary would need the dynamic
+    // loader for NSS.
+    guard let bytes = try? Files.read("/etc/passwd", limit: 4 << 20) else { return nil }
+    for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
+      let fields = line.split(separator: ":", omittingEmptySubsequences: false)
+      if fields.count > 2, fields[0] == name { return UInt32(fields[2]) }
+    }
+    return nil
+  }
+}

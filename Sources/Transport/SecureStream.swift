@@ -25,6 +25,8 @@ package final class SecureStream: ConnectionDelegate {
   package let connection: StreamConnection
   package private(set) var tls: TLSSession?
   package weak var delegate: (any SecureStreamDelegate)?
+  /// Makes a TLS session if the peer's first byte begins a TLS record (0x16).
+  private var acceptor: (() throws(TLSFailure) -> TLSSession)?
   private var isOpen = false
   private var isEnded = false
   private var isShort = false
@@ -48,6 +50,23 @@ package final class SecureStream: ConnectionDelegate {
       self?.fail("no connection within \(within.nanoseconds / 1_000_000_000) s")
     }
     if connection.isOpen { begin() }
+  }
+
+  /// The serving side of a port that speaks both: the first byte tells whether
+  /// the client begins with TLS. It is due within `firstByte`.
+  package init(
+    accepted connection: StreamConnection, firstByte: TimeAmount = .seconds(5),
+    acceptor: @escaping () throws(TLSFailure) -> TLSSession,
+    delegate: any SecureStreamDelegate
+  ) {
+    self.connection = connection
+    self.acceptor = acceptor
+    self.delegate = delegate
+    connection.delegate = self
+    openTimer = connection.loop.schedule(after: firstByte) { [weak self] in
+      self?.openTimer = nil
+      self?.fail("the client says nothing")
+    }
   }
 
   package var remote: Endpoint { connection.remote ?? .none }
@@ -98,6 +117,8 @@ package final class SecureStream: ConnectionDelegate {
   package func connectionReadable(_ connection: StreamConnection) {
     for _ in 0..<4 {
       let result = connection.read { bytes in
+        if let acceptor { decide(bytes.bytes, acceptor) }
+        if connection.isClosed { return }
         if let tls {
           tls.receiveCiphertext(bytes.bytes)
         } else {
@@ -133,6 +154,26 @@ package final class SecureStream: ConnectionDelegate {
   }
 
   // MARK: Parts
+
+  private func decide(_ bytes: RawSpan, _ acceptor: () throws(TLSFailure) -> TLSSession) {
+    self.acceptor = nil
+    guard bytes.byteCount > 0, bytes.unsafeLoad(fromByteOffset: 0, as: UInt8.self) == 0x16 else {
+      opened()
+      return
+    }
+    do throws(TLSFailure) {
+      let session = try acceptor()
+      tls = session
+      cancelTimer()
+      openTimer = connection.loop.schedule(after: .seconds(15)) { [weak self] in
+        self?.openTimer = nil
+        self?.fail("the TLS handshake takes too long")
+      }
+      session.begin()
+    } catch {
+      fail("TLS: \(error)")
+    }
+  }
 
   private func begin() {
     guard let tls else {

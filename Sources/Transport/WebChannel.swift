@@ -36,9 +36,11 @@ package final class WebChannel: SecureStreamDelegate {
 
   /// - Parameters:
   ///   - connection: accepted and open.
-  ///   - tls: a server session; nil for plain.
+  ///   - acceptor: makes a TLS session for a client that begins with TLS; nil
+  ///     for a port that speaks plain HTTP only.
   package init(
-    number: UInt32, connection: StreamConnection, tls: TLSSession?,
+    number: UInt32, connection: StreamConnection,
+    acceptor: (() throws(TLSFailure) -> TLSSession)? = nil,
     limits: HTTPLimits = HTTPLimits(), delegate: any WebChannelDelegate
   ) {
     self.number = number
@@ -50,7 +52,11 @@ package final class WebChannel: SecureStreamDelegate {
     weak var me: WebChannel?
     timer = LoopTimer(connection.loop) { me?.tick() }
     let box = DelegateBox()
-    stream = SecureStream(connection, tls: tls, delegate: box)
+    if let acceptor {
+      stream = SecureStream(accepted: connection, acceptor: acceptor, delegate: box)
+    } else {
+      stream = SecureStream(connection, tls: nil, delegate: box)
+    }
     me = self
     stream.delegate = self
     if box.isOpened { streamOpened(stream) }

@@ -10,7 +10,7 @@ enum Entry {
     let arguments = argv()
     let environment = environment()
     let (invocation, secrets) = Program.parse(arguments, environment: environment)
-    for secret in secrets { martlet_wipe_argument(Int32(secret.index), Int32(secret.offset)) }
+    for secret in secrets { martlet_wipe_argument(Int32(secret.index), secret.offset) }
     ProcessSettings.prepare()
     switch invocation {
     case .exit(let exit): return finish(exit)
@@ -31,7 +31,7 @@ enum Entry {
 
   private static func environment() -> [String: String] {
     var result: [String: String] = [:]
-    guard var entry = unsafe environ else { return result }
+    var entry = unsafe environ
     while let pointer = unsafe entry.pointee {
       let text = unsafe String(cString: pointer)
       if let equals = text.firstIndex(of: "=") {
