@@ -171,7 +171,8 @@ extension MutableRawSpan {
   /// first, beginning with byte `phase` of the key (RFC 6455 §5.3).
   @inlinable public mutating func xor(key: UInt32, phase: Int = 0) {
     let count = byteCount
-    let turned = phase & 3 == 0 ? key : key << UInt32(8 * (phase & 3)) | key >> UInt32(32 - 8 * (phase & 3))
+    let turned =
+      phase & 3 == 0 ? key : key << UInt32(8 * (phase & 3)) | key >> UInt32(32 - 8 * (phase & 3))
     let word = UInt64(turned.bigEndian) | UInt64(turned.bigEndian) << 32
     unsafe withUnsafeMutableBytes { buffer in
       var i = 0
@@ -196,7 +197,8 @@ extension RawSpan {
       let count = buffer.count
       while i < count {
         if i + 8 <= count,
-          unsafe buffer.loadUnaligned(fromByteOffset: i, as: UInt64.self) & 0x8080_8080_8080_8080 == 0
+          unsafe buffer.loadUnaligned(fromByteOffset: i, as: UInt64.self) & 0x8080_8080_8080_8080
+            == 0
         {
           i += 8
           continue
@@ -219,7 +221,9 @@ extension RawSpan {
           if byte == 0xf4 { high = 0x8f }
         default: return false
         }
-        guard i + more <= count, unsafe buffer[i] >= low, unsafe buffer[i] <= high else { return false }
+        guard i + more <= count, unsafe buffer[i] >= low, unsafe buffer[i] <= high else {
+          return false
+        }
         for k in 1..<max(more, 1) where unsafe buffer[i + k] & 0xc0 != 0x80 { return false }
         i += more
       }

@@ -82,7 +82,8 @@ package enum HTTPOrigin: Sendable, Hashable {
     }
     // Browser extensions and apps: a scheme and an opaque host.
     let parts = text.split(separator: ":", maxSplits: 1)
-    guard parts.count == 2, parts[1].hasPrefix("//"), parts[0].utf8.allSatisfy(HTTPSyntax.isTokenByte)
+    guard parts.count == 2, parts[1].hasPrefix("//"),
+      parts[0].utf8.allSatisfy(HTTPSyntax.isTokenByte)
     else { return nil }
     self = .opaque
   }
@@ -141,7 +142,9 @@ package struct HTTPMediaType: Sendable, Hashable {
   }
 
   /// JSON in any of its names (`application/json`, `application/problem+json`).
-  package var isJSON: Bool { type == "application" && (subtype == "json" || subtype.hasSuffix("+json")) }
+  package var isJSON: Bool {
+    type == "application" && (subtype == "json" || subtype.hasSuffix("+json"))
+  }
 
   private static func parameters(_ bytes: ArraySlice<UInt8>) -> [String: String]? {
     var result: [String: String] = [:]
@@ -173,7 +176,8 @@ package struct HTTPMediaType: Sendable, Hashable {
         rest = rest.dropFirst(value.count)
       }
       rest = rest.drop { $0 == 0x20 || $0 == 0x09 }
-      result[String(decoding: name, as: UTF8.self).lowercased()] = String(decoding: value, as: UTF8.self)
+      result[String(decoding: name, as: UTF8.self).lowercased()] = String(
+        decoding: value, as: UTF8.self)
     }
     return result
   }

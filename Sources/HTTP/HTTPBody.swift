@@ -130,7 +130,8 @@ struct HTTPBodyDecoder: Sendable {
     }
   }
 
-  private mutating func take(_ count: Int, _ input: inout HTTPInput) throws(HTTPFailure) -> [UInt8] {
+  private mutating func take(_ count: Int, _ input: inout HTTPInput) throws(HTTPFailure) -> [UInt8]
+  {
     guard count <= allowance else { throw .bodyTooLarge }
     allowance -= count
     return input.take(count)
@@ -154,7 +155,8 @@ struct HTTPBodyDecoder: Sendable {
     // An extension begins with `;`, perhaps after white space; its content is
     // skipped. What it may not hold is a line end of some other kind.
     if input[position] != 0x0d {
-      guard input[position] == UInt8(ascii: ";") || input[position] == 0x20 || input[position] == 0x09
+      guard
+        input[position] == UInt8(ascii: ";") || input[position] == 0x20 || input[position] == 0x09
       else { throw .badChunk }
       while position < input.count, HTTPSyntax.isFieldByte(input[position]) {
         position += 1

@@ -163,7 +163,8 @@ enum HTTPHead {
     }
     let lower = text.lowercased()
     for scheme in ["http://", "https://"] where lower.hasPrefix(scheme) {
-      guard HTTPAuthority(text.dropFirst(scheme.count).prefix { $0 != "/" && $0 != "?" }) != nil else {
+      guard HTTPAuthority(text.dropFirst(scheme.count).prefix { $0 != "/" && $0 != "?" }) != nil
+      else {
         break
       }
       return text
@@ -183,12 +184,16 @@ enum HTTPHead {
       if codings[0].equalsIgnoringASCIICase("chunked") { return .chunked }
       let list = headers.listed("Transfer-Encoding")
       guard list.count > 1, list.last == "chunked", list.dropLast().allSatisfy({ $0 != "chunked" })
-      else { throw list.count == 1 && list != ["chunked"] ? .unsupportedTransferEncoding : .badTransferEncoding }
+      else {
+        throw list.count == 1 && list != ["chunked"]
+          ? .unsupportedTransferEncoding : .badTransferEncoding
+      }
       throw .unsupportedTransferEncoding
     }
     guard !lengths.isEmpty else { return nil }
     let digits = lengths[0].utf8
-    guard lengths.count == 1, (1...18).contains(digits.count), digits.allSatisfy(HTTPSyntax.isDigit),
+    guard lengths.count == 1, (1...18).contains(digits.count),
+      digits.allSatisfy(HTTPSyntax.isDigit),
       let length = Int(lengths[0])
     else { throw .badContentLength }
     return .fixed(length)
@@ -219,7 +224,9 @@ enum HTTPHeadWriter {
   static func request(_ request: HTTPRequest) -> [UInt8] {
     var output = Array(request.method.rawValue.utf8)
     output.append(0x20)
-    for byte in request.target.utf8 { output.append(byte > 0x20 && byte != 0x7f ? byte : UInt8(ascii: "_")) }
+    for byte in request.target.utf8 {
+      output.append(byte > 0x20 && byte != 0x7f ? byte : UInt8(ascii: "_"))
+    }
     output += Array(" HTTP/1.1\r\n".utf8)
     write(request.headers, to: &output)
     return output

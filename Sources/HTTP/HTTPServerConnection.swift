@@ -328,7 +328,8 @@ package struct HTTPServerConnection: Sendable {
   package mutating func switchProtocols(_ response: HTTPResponse) -> Bool {
     guard state == .answering, decoder == nil else { return false }
     precondition(
-      response.status == 101 || (request?.method == .connect && (200...299).contains(response.status)))
+      response.status == 101
+        || (request?.method == .connect && (200...299).contains(response.status)))
     output += HTTPHeadWriter.response(response)
     state = .switched
     request = nil

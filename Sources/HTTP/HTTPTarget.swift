@@ -51,7 +51,8 @@ package struct HTTPTarget: Sendable, Equatable {
       let equals = part.firstIndex(of: UInt8(ascii: "="))
       guard let name = decode(part[..<(equals ?? part.endIndex)], plusIsSpace: true),
         let value = decode(
-          equals.map { part[part.index(after: $0)...] } ?? part[part.endIndex...], plusIsSpace: true)
+          equals.map { part[part.index(after: $0)...] } ?? part[part.endIndex...], plusIsSpace: true
+        )
       else { return nil }
       pairs.append((name, value))
     }
@@ -99,7 +100,8 @@ package struct HTTPTarget: Sendable, Equatable {
     _ segments: [String], query: KeyValuePairs<String, String> = [:]
   ) -> String {
     var text = segments.map { "/" + encode($0) }.joined()
-    if text.isEmpty { text = "/" }
+    // A trailing slash is forgotten when read, so an empty last segment needs one more.
+    if segments.last?.isEmpty ?? true { text += "/" }
     for (position, pair) in query.enumerated() {
       text += (position == 0 ? "?" : "&") + encode(pair.key) + "=" + encode(pair.value)
     }

@@ -16,8 +16,9 @@ extension JSONParser {
       // U+2028, U+2029 and the byte order mark.
       guard position + 2 < bytes.count else { return false }
       let triple = (bytes[position], bytes[position + 1], bytes[position + 2])
-      guard triple == (0xe2, 0x80, 0xa8) || triple == (0xe2, 0x80, 0xa9)
-        || triple == (0xef, 0xbb, 0xbf)
+      guard
+        triple == (0xe2, 0x80, 0xa8) || triple == (0xe2, 0x80, 0xa9)
+          || triple == (0xef, 0xbb, 0xbf)
       else { return false }
       position += 3
       return true

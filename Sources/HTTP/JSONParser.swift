@@ -194,7 +194,8 @@ struct JSONParser {
   }
 
   /// After an opening bracket or an element: the end, or the start of the next.
-  private mutating func closes(with bracket: Unicode.Scalar, first: Bool) throws(JSONError) -> Bool {
+  private mutating func closes(with bracket: Unicode.Scalar, first: Bool) throws(JSONError) -> Bool
+  {
     try skipSpace()
     if !first {
       if try peek() == UInt8(ascii: ",") {
@@ -211,7 +212,9 @@ struct JSONParser {
     return true
   }
 
-  private mutating func word(_ word: StaticString, _ value: JSONValue) throws(JSONError) -> JSONValue {
+  private mutating func word(_ word: StaticString, _ value: JSONValue) throws(JSONError)
+    -> JSONValue
+  {
     for expected in word.description.utf8 {
       guard try peek() == expected else { throw error(.unexpectedByte(bytes[position])) }
       position += 1

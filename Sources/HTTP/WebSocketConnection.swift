@@ -150,8 +150,9 @@ public final class WebSocketConnection {
     do throws(WebSocketFailure) {
       while state != .finished {
         guard let head = try WebSocketFrameHead.read(input.bytes, role: role) else { return nil }
-        let total = head.byteCount + head.payloadCount
+        // First: a length may be all but 2^63, and then there is no sum.
         try check(head)
+        let total = head.byteCount + head.payloadCount
         guard input.byteCount >= total else {
           // Room ahead, so that bytes are not moved again and again; not all of
           // it, as a head alone costs its sender nothing.

@@ -32,7 +32,8 @@ package enum WebSocketHandshake {
       return .refused(response)
     }
     guard request.headers.values("Sec-WebSocket-Version") == ["13"] else {
-      var response = HTTPResponse.problem(426, "Upgrade Required", detail: "only version 13 is known")
+      var response = HTTPResponse.problem(
+        426, "Upgrade Required", detail: "only version 13 is known")
       response.headers["Sec-WebSocket-Version"] = "13"
       return .refused(response)
     }
@@ -57,7 +58,8 @@ package enum WebSocketHandshake {
   /// The client's request.
   /// - Parameter nonce: 16 random bytes; kept to check the answer.
   package static func request(
-    target: String, nonce: [UInt8], subprotocols: [String] = [], headers: HTTPHeaders = HTTPHeaders()
+    target: String, nonce: [UInt8], subprotocols: [String] = [],
+    headers: HTTPHeaders = HTTPHeaders()
   ) -> HTTPRequest {
     precondition(nonce.count == 16)
     var request = HTTPRequest(.get, target, headers: headers)

@@ -162,7 +162,8 @@ package final class Database {
   ) throws(StorageFailure) -> R {
     if isInTransaction { return try body() }
     guard !isBroken else {
-      throw StorageFailure(.inputOutput, path: path, message: "an earlier change could not be undone")
+      throw StorageFailure(
+        .inputOutput, path: path, message: "an earlier change could not be undone")
     }
     if durability != self.durability {
       try run(durability == .full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL")
@@ -231,7 +232,8 @@ package final class Statement {
     let bytes = Array(value.utf8)
     let code = unsafe bytes.withUnsafeBufferPointer { buffer in
       unsafe buffer.withMemoryRebound(to: CChar.self) {
-        unsafe martlet_sqlite_bind_text(raw, Int32(index), $0.baseAddress ?? emptyText, Int32($0.count))
+        unsafe martlet_sqlite_bind_text(
+          raw, Int32(index), $0.baseAddress ?? emptyText, Int32($0.count))
       }
     }
     try check(code)

@@ -284,7 +284,8 @@ package final class ServerStore {
       found.append(
         StoredSighting(
           mesh: statement.text(0), node: statement.text(1), endpoint: statement.text(2),
-          address: statement.text(3), firstSeen: statement.integer(4), lastSeen: statement.integer(5)
+          address: statement.text(3), firstSeen: statement.integer(4),
+          lastSeen: statement.integer(5)
         ))
     }
     return found

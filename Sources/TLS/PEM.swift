@@ -11,13 +11,15 @@ enum PEM {
     let source = try reader(pem)
     defer { BIO_free(source) }
     var found: [OpaquePointer] = []
-    while found.count < TLSLimits.chain, let next = unsafe PEM_read_bio_X509(source, nil, nil, nil) {
+    while found.count < TLSLimits.chain, let next = unsafe PEM_read_bio_X509(source, nil, nil, nil)
+    {
       found.append(next)
     }
     // The end of the text is "no start line": the only error that is none.
     let words = TLSErrors.take()
     guard !found.isEmpty else {
-      throw .badIdentity(pem.isEmpty ? "the certificate file is empty" : "no PEM certificate (\(words))")
+      throw .badIdentity(
+        pem.isEmpty ? "the certificate file is empty" : "no PEM certificate (\(words))")
     }
     return found
   }

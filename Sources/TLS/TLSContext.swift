@@ -199,7 +199,8 @@ package struct TLSIdentity: Sendable, Equatable {
       let subject = X509_get_subject_name(certificate)
     else { throw .library(TLSErrors.take()) }
     // A common name holds 64 characters and at least one.
-    let text = name.isEmpty ? "martlet" : String(String.UnicodeScalarView(name.unicodeScalars.prefix(64)))
+    let text =
+      name.isEmpty ? "martlet" : String(String.UnicodeScalarView(name.unicodeScalars.prefix(64)))
     let utf8 = 0x1000  // MBSTRING_UTF8
     let bytes = Array(text.utf8)
     guard
@@ -212,7 +213,8 @@ package struct TLSIdentity: Sendable, Equatable {
     try addExtension(certificate, NID_ext_key_usage, "serverAuth")
     // Names that could be read as extension syntax are left to the subject.
     let isPlain = text.utf8.allSatisfy {
-      $0 == 0x2d || $0 == 0x2e || ($0 >= 0x30 && $0 <= 0x39) || (($0 | 0x20) >= 0x61 && ($0 | 0x20) <= 0x7a)
+      $0 == 0x2d || $0 == 0x2e || ($0 >= 0x30 && $0 <= 0x39)
+        || (($0 | 0x20) >= 0x61 && ($0 | 0x20) <= 0x7a)
     }
     if isPlain, !text.isEmpty {
       try addExtension(certificate, NID_subject_alt_name, "DNS:" + text)

@@ -150,7 +150,8 @@ package final class TLSSession {
   package func read(_ body: (inout MutableRawSpan) -> Void) -> Int {
     guard isEstablished, failure == nil, !isPeerClosed else { return 0 }
     guard !pipe.input.isEmpty || pipe.inputEnded || SSL_has_pending(session) == 1 else { return 0 }
-    return unsafe withUnsafeTemporaryAllocation(byteCount: TLSLimits.record, alignment: 16) { memory in
+    return unsafe withUnsafeTemporaryAllocation(byteCount: TLSLimits.record, alignment: 16) {
+      memory in
       TLSErrors.clear()
       let count = unsafe SSL_read(session, memory.baseAddress, Int32(memory.count))
       guard count > 0 else {
@@ -287,6 +288,7 @@ package final class TLSSession {
   }
   /// `TLS_AES_256_GCM_SHA384`.
   package var cipher: String {
-    unsafe SSL_CIPHER_get_name(SSL_get_current_cipher(session)).map { unsafe String(cString: $0) } ?? ""
+    unsafe SSL_CIPHER_get_name(SSL_get_current_cipher(session)).map { unsafe String(cString: $0) }
+      ?? ""
   }
 }

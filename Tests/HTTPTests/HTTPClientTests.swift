@@ -43,7 +43,8 @@ private func run(
   connection.send(request, authority: authority, now: start)
   #expect(
     String(decoding: connection.takeOutput(), as: UTF8.self)
-      == "POST /api/x HTTP/1.1\r\nContent-Type: application/json\r\nHost: example.net:7777\r\nContent-Length: 2\r\n\r\n{}")
+      == "POST /api/x HTTP/1.1\r\nContent-Type: application/json\r\nHost: example.net:7777\r\nContent-Length: 2\r\n\r\n{}"
+  )
   #expect(connection.nextDeadline == start + HTTPTimeouts().response)
 }
 
@@ -71,7 +72,8 @@ private func run(
         if collects {
           #expect(body == Array("hello".utf8), "pieces of \(step): \(text)")
         } else {
-          #expect(Array(result.events.dropFirst()) == [.body(Array("hello".utf8)), .end], "\(text)")
+          #expect(
+            Array(result.events.dropFirst()) == [.body(Array("hello".utf8)), .end], "\(text)")
         }
       }
     }
@@ -81,7 +83,9 @@ private func run(
 @Test func bodilessAnswersEndAtOnce() {
   #expect(run("HTTP/1.1 204 No Content\r\n\r\n").connection.isIdle)
   #expect(run("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n").connection.isIdle)
-  #expect(run("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", to: HTTPRequest(.head, "/")).connection.isIdle)
+  #expect(
+    run("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", to: HTTPRequest(.head, "/")).connection
+      .isIdle)
   #expect(run("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").connection.isIdle)
 }
 
@@ -134,7 +138,9 @@ private func run(
   var server = HTTPServerConnection(now: start, collectsBodies: true)
   for round in 0..<5 {
     let body = [UInt8](repeating: UInt8(round), count: round * 40_000)
-    client.begin(HTTPRequest(.put, "/x"), authority: authority, bodyLength: round % 2 == 0 ? nil : body.count, now: start)
+    client.begin(
+      HTTPRequest(.put, "/x"), authority: authority, bodyLength: round % 2 == 0 ? nil : body.count,
+      now: start)
     client.writeBody(body.span.bytes)
     client.finishBody()
     server.receive(client.takeOutput().span.bytes, now: start)

@@ -45,7 +45,8 @@ private func run(
   return (events, String(decoding: output, as: UTF8.self), connection)
 }
 
-private let get = "GET /api/v1/health?x=1 HTTP/1.1\r\nHost: localhost:27183\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n"
+private let get =
+  "GET /api/v1/health?x=1 HTTP/1.1\r\nHost: localhost:27183\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n"
 
 @Test func aPlainGetIsReadAndAnswered() throws {
   let result = run(get)
@@ -70,7 +71,8 @@ private let get = "GET /api/v1/health?x=1 HTTP/1.1\r\nHost: localhost:27183\r\nU
   connection.respond(.json(["status": "ok", "version": "0.1.0", "nodes": 0]))
   #expect(
     String(decoding: connection.takeOutput(), as: UTF8.self)
-      == "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 43\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n{\"status\":\"ok\",\"version\":\"0.1.0\",\"nodes\":0}")
+      == "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 43\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n{\"status\":\"ok\",\"version\":\"0.1.0\",\"nodes\":0}"
+  )
 }
 
 private let conversation =
@@ -99,7 +101,8 @@ private let conversation =
 }
 
 @Test func everyTruncationIsIncompleteAndNothingElse() {
-  let message = "POST /b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+  let message =
+    "POST /b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
   for count in 1..<message.utf8.count {
     let cut = String(decoding: Array(message.utf8)[..<count], as: UTF8.self)
     #expect(run(cut).events.isEmpty, "cut at \(count)")
@@ -146,23 +149,52 @@ private let refused: [(String, HTTPFailure)] = [
   ("GET / HTTP/1.1\r\nHost: u@h\r\n\r\n", .badHost),
   ("GET / HTTP/1.1\r\nHost: h:99999\r\n\r\n", .badHost),
   ("GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n", .badHost),
-  ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", .badContentLength),
+  (
+    "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
+    .badContentLength
+  ),
   ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1, 1\r\n\r\nx", .badContentLength),
   ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +1\r\n\r\nx", .badContentLength),
   ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x1\r\n\r\nx", .badContentLength),
   ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\nx", .badContentLength),
   ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\nx", .badContentLength),
-  ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\nx", .badContentLength),
+  (
+    "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\nx", .badContentLength
+  ),
   ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999999999999\r\n\r\nx", .bodyTooLarge),
-  ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", .twoLengths),
-  ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\ncontent-length: 0\r\n\r\n0\r\n\r\n", .twoLengths),
-  ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", .unsupportedTransferEncoding),
-  ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: identity\r\n\r\n", .unsupportedTransferEncoding),
-  ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n", .unsupportedTransferEncoding),
-  ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", .badTransferEncoding),
+  (
+    "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    .twoLengths
+  ),
+  (
+    "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\ncontent-length: 0\r\n\r\n0\r\n\r\n",
+    .twoLengths
+  ),
+  (
+    "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    .unsupportedTransferEncoding
+  ),
+  (
+    "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: identity\r\n\r\n",
+    .unsupportedTransferEncoding
+  ),
+  (
+    "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n",
+    .unsupportedTransferEncoding
+  ),
+  (
+    "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+    .badTransferEncoding
+  ),
   ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", .badTransferEncoding),
-  ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", .badTransferEncoding),
-  ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: \"chunked\"\r\n\r\n", .unsupportedTransferEncoding),
+  (
+    "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+    .badTransferEncoding
+  ),
+  (
+    "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: \"chunked\"\r\n\r\n",
+    .unsupportedTransferEncoding
+  ),
   ("POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", .badTransferEncoding),
   ("POST / HTTP/1.1\r\nHost: h\r\nExpect: magic\r\n\r\n", .unsupportedExpectation),
   ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n\r\n", .badChunk),
@@ -173,8 +205,14 @@ private let refused: [(String, HTTPFailure)] = [
   ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\na\r\n", .badChunk),
   ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1;a\nb\r\na\r\n", .badChunk),
   ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n", .badChunk),
-  ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n", .badChunk),
-  ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n7fffffffffffff\r\n", .bodyTooLarge),
+  (
+    "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n",
+    .badChunk
+  ),
+  (
+    "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n7fffffffffffff\r\n",
+    .bodyTooLarge
+  ),
   ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX : y\r\n\r\n", .badField),
 ]
 
@@ -199,15 +237,28 @@ private let refused: [(String, HTTPFailure)] = [
   let long = String(repeating: "a", count: 9000)
   #expect(failures("GET /\(long) HTTP/1.1\r\n") == [.failed(.targetTooLong)])
   #expect(failures("GET /\(long)") == [.failed(.targetTooLong)])
-  #expect(failures("GET / HTTP/1.1\r\nHost: h\r\nX: " + String(repeating: "a", count: 33_000)) == [.failed(.headTooLong)])
-  #expect(failures("GET / HTTP/1.1\r\n" + String(repeating: "X: y\r\n", count: 101)) == [.failed(.tooManyFields)])
-  #expect(failures("GET / HTTP/1.1\r\nHost: h\r\n" + String(repeating: "X: y\r\n", count: 99) + "\r\n").count == 1)
+  #expect(
+    failures("GET / HTTP/1.1\r\nHost: h\r\nX: " + String(repeating: "a", count: 33_000)) == [
+      .failed(.headTooLong)
+    ])
+  #expect(
+    failures("GET / HTTP/1.1\r\n" + String(repeating: "X: y\r\n", count: 101)) == [
+      .failed(.tooManyFields)
+    ])
+  #expect(
+    failures("GET / HTTP/1.1\r\nHost: h\r\n" + String(repeating: "X: y\r\n", count: 99) + "\r\n")
+      .count == 1)
   var limits = HTTPLimits()
   limits.collectedBody = 8
   #expect(
-    run("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n4\r\n", limits: limits).events
+    run(
+      "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n4\r\n",
+      limits: limits
+    ).events
       == [.failed(.bodyTooLarge)])
-  let extensions = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + String(repeating: "1;aaaaaaaaaaaaaaaa\r\nx\r\n", count: 1000)
+  let extensions =
+    "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + String(repeating: "1;aaaaaaaaaaaaaaaa\r\nx\r\n", count: 1000)
   #expect(run(extensions).events == [.failed(.badChunk)])
 }
 
@@ -221,7 +272,8 @@ private let refused: [(String, HTTPFailure)] = [
   connection.receive(Array("GET /x HTTP/1.1\r\nHost: h\r\n\r\n".utf8).span.bytes, now: start)
   _ = connection.pollEvent()
   connection.respond(HTTPResponse(204))
-  #expect(String(decoding: connection.takeOutput(), as: UTF8.self) == "HTTP/1.1 204 No Content\r\n\r\n")
+  #expect(
+    String(decoding: connection.takeOutput(), as: UTF8.self) == "HTTP/1.1 204 No Content\r\n\r\n")
 }
 
 @Test func oldClientsAreClosedUnlessTheyAskToStay() {
@@ -233,11 +285,15 @@ private let refused: [(String, HTTPFailure)] = [
 
 @Test func streamedAnswersAreChunkedOrEndWithTheConnection() {
   for (version, expected) in [
-    ("1.1", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n"),
+    (
+      "1.1",
+      "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n"
+    ),
     ("1.0", "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello0123456789abcdef"),
   ] {
     var connection = HTTPServerConnection(now: start)
-    connection.receive(Array("GET / HTTP/\(version)\r\nHost: h\r\n\r\n".utf8).span.bytes, now: start)
+    connection.receive(
+      Array("GET / HTTP/\(version)\r\nHost: h\r\n\r\n".utf8).span.bytes, now: start)
     _ = connection.pollEvent()
     connection.beginResponse(HTTPResponse(200))
     connection.writeBody(Array("hello".utf8).span.bytes)
@@ -254,7 +310,8 @@ private let refused: [(String, HTTPFailure)] = [
   var connection = HTTPServerConnection(now: start)
   connection.receive(Array(head.utf8).span.bytes, now: start)
   #expect(connection.pollEvent() == nil)
-  #expect(String(decoding: connection.takeOutput(), as: UTF8.self) == "HTTP/1.1 100 Continue\r\n\r\n")
+  #expect(
+    String(decoding: connection.takeOutput(), as: UTF8.self) == "HTTP/1.1 100 Continue\r\n\r\n")
   connection.receive(Array("ok".utf8).span.bytes, now: start)
   guard case .request(let request)? = connection.pollEvent() else {
     Issue.record("no request")
@@ -267,7 +324,9 @@ private let refused: [(String, HTTPFailure)] = [
   streaming.receive(Array(head.utf8).span.bytes, now: start)
   _ = streaming.pollEvent()
   streaming.respond(HTTPResponse(403))
-  #expect(String(decoding: streaming.takeOutput(), as: UTF8.self).hasPrefix("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n"))
+  #expect(
+    String(decoding: streaming.takeOutput(), as: UTF8.self).hasPrefix(
+      "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n"))
   #expect(streaming.outputEnds)
 }
 
@@ -331,7 +390,9 @@ private let refused: [(String, HTTPFailure)] = [
 
   // A body that trickles.
   var body = HTTPServerConnection(now: start)
-  body.receive(Array("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n".utf8).span.bytes, now: start)
+  body.receive(
+    Array("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n".utf8).span.bytes,
+    now: start)
   #expect(body.pollEvent() == nil)
   var now = start
   while now < start + .seconds(60), body.pollEvent() == nil {
@@ -368,7 +429,8 @@ private let refused: [(String, HTTPFailure)] = [
 
 @Test func connectMayNameAPathAndSwitches() {
   var connection = HTTPServerConnection(now: start)
-  let head = "CONNECT /api/meshes/m/apps/ztm/tunnel/cli?argv=%5B%22get%22%5D HTTP/1.1\r\nHost: localhost:7777\r\n\r\n"
+  let head =
+    "CONNECT /api/meshes/m/apps/ztm/tunnel/cli?argv=%5B%22get%22%5D HTTP/1.1\r\nHost: localhost:7777\r\n\r\n"
   connection.receive(Array((head + "raw").utf8).span.bytes, now: start)
   guard case .request(let request)? = connection.pollEvent() else {
     Issue.record("no request")

@@ -8,7 +8,9 @@ import Testing
   #expect(target["u"] == nil)
   #expect(HTTPTarget(path: "/", query: nil as String?)?.segments == [])
   #expect(HTTPTarget(path: "//a", query: nil as String?)?.segments == ["", "a"])
-  for bad in ["", "a", "/..", "/a/../b", "/%2e%2E/x", "/./a", "/%", "/%4", "/%zz", "/%ff", "/a%00b"] {
+  for bad in [
+    "", "a", "/..", "/a/../b", "/%2e%2E/x", "/./a", "/%", "/%4", "/%zz", "/%ff", "/a%00b",
+  ] {
     #expect(HTTPTarget(path: bad, query: nil as String?) == nil, "\(bad)")
   }
   #expect(HTTPTarget(path: "/a", query: "x=%g1") == nil)
@@ -18,6 +20,9 @@ import Testing
   let segments = ["api", "é/ö", "a b", "100%", "?#&=+"]
   let text = HTTPTarget.build(segments, query: ["k&": "v =", "é": "+"])
   #expect(text.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7f })
+  for odd in [[], [""], ["", ""], ["a", ""], ["", "a"]] {
+    #expect(HTTPTarget(path: HTTPTarget.build(odd), query: nil as String?)?.segments == odd)
+  }
   let request = HTTPRequest(.get, text)
   let target = try #require(HTTPTarget(request))
   #expect(target.segments == segments)
@@ -34,7 +39,10 @@ import Testing
   #expect(HTTPAuthority("localhost.evil.com")?.isLoopback == false)
   #expect(HTTPAuthority("127.0.0.1.evil.com")?.isLoopback == false)
   #expect(try #require(HTTPAuthority("[::1]:7777")).description == "[::1]:7777")
-  for bad in ["", ":80", "[::1", "::1", "a:b", "a:-1", "a:65536", "a:+1", "a b", "a/b", "u@h", "[h]", "[]", "a:1:2", "[::1]x"] {
+  for bad in [
+    "", ":80", "[::1", "::1", "a:b", "a:-1", "a:65536", "a:+1", "a b", "a/b", "u@h", "[h]", "[]",
+    "a:1:2", "[::1]x",
+  ] {
     #expect(HTTPAuthority(bad) == nil, "\(bad)")
   }
 }
@@ -44,11 +52,18 @@ import Testing
     HTTPRequest(.get, "/", headers: HTTPHeaders(fields))
   }
   #expect(request(["Host": "localhost:7777"]).isSameOrigin(isSecure: false))
-  #expect(request(["Host": "localhost:7777", "Origin": "http://localhost:7777"]).isSameOrigin(isSecure: false))
+  #expect(
+    request(["Host": "localhost:7777", "Origin": "http://localhost:7777"]).isSameOrigin(
+      isSecure: false))
   #expect(request(["Host": "h", "Origin": "https://h:443"]).isSameOrigin(isSecure: true))
   #expect(request(["Host": "h:80", "Origin": "http://H"]).isSameOrigin(isSecure: false))
-  for origin in ["http://evil.com", "null", "https://localhost:7777", "http://localhost:7778", "http://localhost", "junk", "", "chrome-extension://x"] {
-    #expect(!request(["Host": "localhost:7777", "Origin": origin]).isSameOrigin(isSecure: false), "\(origin)")
+  for origin in [
+    "http://evil.com", "null", "https://localhost:7777", "http://localhost:7778",
+    "http://localhost", "junk", "", "chrome-extension://x",
+  ] {
+    #expect(
+      !request(["Host": "localhost:7777", "Origin": origin]).isSameOrigin(isSecure: false),
+      "\(origin)")
   }
   #expect(!request(["Host": "h", "Sec-Fetch-Site": "cross-site"]).isSameOrigin(isSecure: false))
 }
@@ -87,13 +102,16 @@ import Testing
 
 @Test func base64FollowsTheRFCsVectors() {
   for (plain, text) in [
-    ("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="),
+    ("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="),
+    ("fooba", "Zm9vYmE="),
     ("foobar", "Zm9vYmFy"),
   ] {
     #expect(Base64.encode(Array(plain.utf8)) == text)
     #expect(Base64.decode(text) == Array(plain.utf8))
   }
-  for bad in ["Z", "Zg", "Zg=", "Zg===", "Zh==", "Zm9=", "Z===", "====", "Zg==Zg==", "Zm 9v", "Zm9v\n"] {
+  for bad in [
+    "Z", "Zg", "Zg=", "Zg===", "Zh==", "Zm9=", "Z===", "====", "Zg==Zg==", "Zm 9v", "Zm9v\n",
+  ] {
     #expect(Base64.decode(bad) == nil, "\(bad)")
   }
 }

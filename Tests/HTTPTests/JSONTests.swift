@@ -4,20 +4,28 @@ import Testing
 /// What must parse, and what it prints as when written compactly.
 private let accepted: [(String, String)] = [
   ("null", "null"), (" true ", "true"), ("\tfalse\r\n", "false"), ("0", "0"), ("-0", "-0"),
-  ("[]", "[]"), ("{}", "{}"), ("[ 1 , 2 ]", "[1,2]"), ("{ \"b\" : 1 , \"a\" : [ ] }", "{\"b\":1,\"a\":[]}"),
-  ("1.50", "1.50"), ("1E+2", "1E+2"), ("1e-400", "1e-400"), ("18446744073709551615", "18446744073709551615"),
+  ("[]", "[]"), ("{}", "{}"), ("[ 1 , 2 ]", "[1,2]"),
+  ("{ \"b\" : 1 , \"a\" : [ ] }", "{\"b\":1,\"a\":[]}"),
+  ("1.50", "1.50"), ("1E+2", "1E+2"), ("1e-400", "1e-400"),
+  ("18446744073709551615", "18446744073709551615"),
   ("123456789012345678901234567890", "123456789012345678901234567890"),
   ("\"\"", "\"\""), ("\"\\u0041\\n\\/\"", "\"A\\n/\""), ("\"\\ud83d\\ude00\"", "\"😀\""),
-  ("\"é\u{7f}<\"", "\"é\\u007f\\u003c\""), ("\"\\u2028\\u2029\\u2027\"", "\"\\u2028\\u2029\u{2027}\""),
+  ("\"é\u{7f}<\"", "\"é\\u007f\\u003c\""),
+  ("\"\\u2028\\u2029\\u2027\"", "\"\\u2028\\u2029\u{2027}\""),
   ("\"\\u0000\"", "\"\\u0000\""), ("\u{feff}[1]", "[1]"),
 ]
 
 private let refused: [String] = [
-  "", " ", "nul", "tru", "True", "nullx", "+1", "01", "-", "-01", "1.", ".5", "1.e1", "1e", "1e+", "0x10",
-  "NaN", "Infinity", "-Infinity", "[", "]", "[1", "[1,", "[1,]", "[,1]", "[1 2]", "[1,,2]", "{", "}", "{\"a\"",
-  "{\"a\":", "{\"a\":1", "{\"a\":1,", "{\"a\":1,}", "{a:1}", "{'a':1}", "{\"a\" 1}", "{1:1}", "{\"a\":1 \"b\":2}",
-  "\"", "\"a", "'a'", "\"\\", "\"\\x41\"", "\"\\u12\"", "\"\\u12G4\"", "\"\\ud800\"", "\"\\ud800x\"",
-  "\"\\ud800\\u0041\"", "\"\\udc00\"", "\"\\ud800\\ud800\"", "\"a\nb\"", "\"a\tb\"", "\"\u{0}\"", "1 1", "[] []",
+  "", " ", "nul", "tru", "True", "nullx", "+1", "01", "-", "-01", "1.", ".5", "1.e1", "1e", "1e+",
+  "0x10",
+  "NaN", "Infinity", "-Infinity", "[", "]", "[1", "[1,", "[1,]", "[,1]", "[1 2]", "[1,,2]", "{",
+  "}", "{\"a\"",
+  "{\"a\":", "{\"a\":1", "{\"a\":1,", "{\"a\":1,}", "{a:1}", "{'a':1}", "{\"a\" 1}", "{1:1}",
+  "{\"a\":1 \"b\":2}",
+  "\"", "\"a", "'a'", "\"\\", "\"\\x41\"", "\"\\u12\"", "\"\\u12G4\"", "\"\\ud800\"",
+  "\"\\ud800x\"",
+  "\"\\ud800\\u0041\"", "\"\\udc00\"", "\"\\ud800\\ud800\"", "\"a\nb\"", "\"a\tb\"", "\"\u{0}\"",
+  "1 1", "[] []",
   "// c\n1", "/* */1", "{\"a\":1,\"a\":2}", "\u{a0}1", "[1]\u{feff}", "\u{feff}\u{feff}1",
 ]
 
@@ -37,19 +45,26 @@ private let refused: [String] = [
 }
 
 @Test func invalidUTF8IsRefusedEverywhere() {
-  for bad: [UInt8] in [[0xff], [0xc0, 0x80], [0xed, 0xa0, 0x80], [0xf4, 0x90, 0x80, 0x80], [0xe2, 0x82]] {
+  for bad: [UInt8] in [
+    [0xff], [0xc0, 0x80], [0xed, 0xa0, 0x80], [0xf4, 0x90, 0x80, 0x80], [0xe2, 0x82],
+  ] {
     #expect(throws: JSONError.self) { try JSONValue.parse([0x22] + bad + [0x22]) }
     #expect(throws: JSONError.self) { try JSONValue.parse([0x22, 0x5c, 0x6e] + bad + [0x22]) }
-    #expect(throws: JSONError.self) { try JSONValue.parse([0x7b, 0x22] + bad + Array("\":1}".utf8)) }
+    #expect(throws: JSONError.self) {
+      try JSONValue.parse([0x7b, 0x22] + bad + Array("\":1}".utf8))
+    }
   }
 }
 
 @Test func everyTruncationIsAnErrorAndNeverATrap() throws {
-  let text = #"{"network":{"token":"12\u00e9","relay":true,"port":-1.5e3},"apps":[null,false,{"x":[]}]}"#
+  let text =
+    #"{"network":{"token":"12\u00e9","relay":true,"port":-1.5e3},"apps":[null,false,{"x":[]}]}"#
   let bytes = Array(text.utf8)
   _ = try JSONValue.parse(bytes)
   for count in 0..<bytes.count {
-    #expect(throws: JSONError.self, "cut at \(count)") { try JSONValue.parse(Array(bytes[..<count])) }
+    #expect(throws: JSONError.self, "cut at \(count)") {
+      try JSONValue.parse(Array(bytes[..<count]))
+    }
   }
 }
 
@@ -59,7 +74,8 @@ private let refused: [String] = [
 }
 
 @Test func tokensKeepAllTheirDigits() throws {
-  let value = try JSONValue.parse(#"{"Token":18446744073709551615,"s":"18446744073709551615","n":-9223372036854775808}"#)
+  let value = try JSONValue.parse(
+    #"{"Token":18446744073709551615,"s":"18446744073709551615","n":-9223372036854775808}"#)
   #expect(value[ignoringCase: "token"]?.uint64 == .max)
   #expect(value["token"] == nil)
   #expect(value["s"]?.lenientInteger(as: UInt64.self) == .max)
@@ -82,7 +98,8 @@ private let refused: [String] = [
 }
 
 @Test func savingKeepsUnknownMembersTheirOrderAndSpelling() throws {
-  var config = try JSONValue.parse(#"{"future":{"x":[1,2]},"LogLevel":1,"network":{"Token":5,"zone":"a"}}"#)
+  var config = try JSONValue.parse(
+    #"{"future":{"x":[1,2]},"LogLevel":1,"network":{"Token":5,"zone":"a"}}"#)
   config[ignoringCase: "loglevel"] = 2
   var network = try #require(config["network"])
   network[ignoringCase: "token"] = JSONValue(UInt64.max)
@@ -90,14 +107,18 @@ private let refused: [String] = [
   config["network"] = network
   #expect(
     config.text()
-      == #"{"future":{"x":[1,2]},"LogLevel":2,"network":{"Token":18446744073709551615,"zone":"a","node":"n"}}"#)
+      == #"{"future":{"x":[1,2]},"LogLevel":2,"network":{"Token":18446744073709551615,"zone":"a","node":"n"}}"#
+  )
   config["future"] = nil
   #expect(config.object?.names == ["LogLevel", "network"])
 }
 
 @Test func prettyLayoutIsStable() throws {
   let value: JSONValue = ["a": [1, ["b": nil]], "e": [], "o": [:]]
-  #expect(value.text(.pretty) == "{\n  \"a\": [\n    1,\n    {\n      \"b\": null\n    }\n  ],\n  \"e\": [],\n  \"o\": {}\n}\n")
+  #expect(
+    value.text(.pretty)
+      == "{\n  \"a\": [\n    1,\n    {\n      \"b\": null\n    }\n  ],\n  \"e\": [],\n  \"o\": {}\n}\n"
+  )
 }
 
 @Test func manyMembersAreFoundReplacedAndRemoved() throws {
@@ -152,8 +173,13 @@ private let refused: [String] = [
     #"{"gateway":{"mode":"remote","port":18789,"hex":255,"half":0.5,"five":5},"#
     + #""list":[1,2],"q'uote":"linejoined A\u000b","$a_1":-16}"#
   #expect(try JSONValue.parse(text, dialect: .relaxed).text() == written)
-  for (plain, written) in accepted { #expect(try JSONValue.parse(plain, dialect: .relaxed).text() == written) }
-  for bad in ["{,}", "[,]", "/* open", "{a b:1}", "0x", ".", "+", "NaN", "Infinity", "'a", "01", "{1a:1}", "'\\1'"] {
+  for (plain, written) in accepted {
+    #expect(try JSONValue.parse(plain, dialect: .relaxed).text() == written)
+  }
+  for bad in [
+    "{,}", "[,]", "/* open", "{a b:1}", "0x", ".", "+", "NaN", "Infinity", "'a", "01", "{1a:1}",
+    "'\\1'",
+  ] {
     #expect(throws: JSONError.self, "\(bad)") { try JSONValue.parse(bad, dialect: .relaxed) }
   }
 }

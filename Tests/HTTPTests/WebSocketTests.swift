@@ -61,7 +61,8 @@ private func frame(_ first: UInt8, _ payload: [UInt8], masked: Bool = true) -> [
 }
 
 @Test func theRFCsHandshakeExample() {
-  #expect(WebSocketHandshake.accept(forKey: "dGhlIHNhbXBsZSBub25jZQ==") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+  #expect(
+    WebSocketHandshake.accept(forKey: "dGhlIHNhbXBsZSBub25jZQ==") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
 }
 
 @Test func handshakeOfBothSides() throws {
@@ -76,14 +77,16 @@ private func frame(_ first: UInt8, _ payload: [UInt8], masked: Bool = true) -> [
     return
   }
   #expect(received.isWebSocketUpgrade)
-  guard case .accepted(let answer) = WebSocketHandshake.answer(received, subprotocols: ["a", "b"]) else {
+  guard case .accepted(let answer) = WebSocketHandshake.answer(received, subprotocols: ["a", "b"])
+  else {
     Issue.record("refused")
     return
   }
   let switched = server.switchProtocols(answer)
   #expect(switched)
   // A message in the same segment as the answer is not lost.
-  client.receive((server.takeOutput() + frame(0x81, Array("hi".utf8), masked: false)).span.bytes, now: start)
+  client.receive(
+    (server.takeOutput() + frame(0x81, Array("hi".utf8), masked: false)).span.bytes, now: start)
   guard case .switched(let response)? = client.pollEvent() else {
     Issue.record("not switched")
     return
@@ -121,10 +124,15 @@ private func frame(_ first: UInt8, _ payload: [UInt8], masked: Bool = true) -> [
 
 @Test func theRFCsFrameExamples() {
   let hello = Array("Hello".utf8)
-  #expect(feed(connection(.client), [0x81, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f]) == [.text("Hello")])
   #expect(
-    feed(connection(.server), [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58]) == [.text("Hello")])
-  #expect(feed(connection(.client), [0x01, 0x03, 0x48, 0x65, 0x6c, 0x80, 0x02, 0x6c, 0x6f]) == [.text("Hello")])
+    feed(connection(.client), [0x81, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f]) == [.text("Hello")])
+  #expect(
+    feed(connection(.server), [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58])
+      == [.text("Hello")])
+  #expect(
+    feed(connection(.client), [0x01, 0x03, 0x48, 0x65, 0x6c, 0x80, 0x02, 0x6c, 0x6f]) == [
+      .text("Hello")
+    ])
   let pinged = connection(.client)
   #expect(feed(pinged, [0x89, 0x05] + hello) == [])
   let pong = pinged.takeOutput()
@@ -135,7 +143,8 @@ private func frame(_ first: UInt8, _ payload: [UInt8], masked: Bool = true) -> [
   #expect(answered.takeOutput() == [0x8a, 0x05] + hello)
   for count in [256, 65_536] {
     let payload = [UInt8](repeating: 7, count: count)
-    let head: [UInt8] = count == 256 ? [0x82, 0x7e, 0x01, 0x00] : [0x82, 0x7f, 0, 0, 0, 0, 0, 1, 0, 0]
+    let head: [UInt8] =
+      count == 256 ? [0x82, 0x7e, 0x01, 0x00] : [0x82, 0x7f, 0, 0, 0, 0, 0, 1, 0, 0]
     let sender = connection(.server)
     sender.send(binary: payload.span.bytes)
     #expect(sender.takeOutput() == head + payload)
@@ -146,8 +155,10 @@ private func frame(_ first: UInt8, _ payload: [UInt8], masked: Bool = true) -> [
 @Test func everySplitGivesTheSameMessages() {
   let long = [UInt8]((0..<300).map { UInt8(truncatingIfNeeded: $0) })
   let stream =
-    frame(0x81, Array("é".utf8)) + frame(0x02, long) + frame(0x89, [1]) + frame(0x00, []) + frame(0x8a, [])
-    + frame(0x80, [9]) + frame(0x82, []) + frame(0x82, long) + frame(0x88, [0x03, 0xe8] + Array("bye".utf8))
+    frame(0x81, Array("é".utf8)) + frame(0x02, long) + frame(0x89, [1]) + frame(0x00, [])
+    + frame(0x8a, [])
+    + frame(0x80, [9]) + frame(0x82, []) + frame(0x82, long)
+    + frame(0x88, [0x03, 0xe8] + Array("bye".utf8))
   let expected: [Seen] = [
     .text("é"), .other(.pong), .binary(long + [9]), .binary([]), .binary(long),
     .other(.closed(code: 1000, reason: "bye")),
@@ -169,20 +180,31 @@ private func frame(_ first: UInt8, _ payload: [UInt8], masked: Bool = true) -> [
     ("unmasked", frame(0x81, [65], masked: false), .wrongMasking),
     ("rsv1", frame(0xc1, [65]), .reservedBits), ("rsv2", frame(0xa1, [65]), .reservedBits),
     ("rsv3", frame(0x91, [65]), .reservedBits), ("opcode 3", frame(0x83, []), .unknownOpcode),
-    ("opcode 11", frame(0x8b, []), .unknownOpcode), ("long ping", frame(0x89, [UInt8](repeating: 0, count: 126)), .badControl),
-    ("fragmented ping", frame(0x09, []), .badControl), ("fragmented close", frame(0x08, []), .badControl),
+    ("opcode 11", frame(0x8b, []), .unknownOpcode),
+    ("long ping", frame(0x89, [UInt8](repeating: 0, count: 126)), .badControl),
+    ("fragmented ping", frame(0x09, []), .badControl),
+    ("fragmented close", frame(0x08, []), .badControl),
     ("continuation of nothing", frame(0x80, [1]), .badSequence),
     ("text inside text", frame(0x01, [65]) + frame(0x81, [66]), .badSequence),
     ("16-bit length not needed", [0x82, 0xfe, 0, 125], .badLength),
     ("64-bit length not needed", [0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff], .badLength),
     ("negative length", [0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0], .badLength),
     ("too large", [0x82, 0xff, 0, 0, 0, 0, 0xff, 0, 0, 0, 1, 2, 3, 4], .messageTooLarge),
-    ("not UTF-8", frame(0x81, [0xff]), .notUTF8), ("surrogate", frame(0x81, [0xed, 0xa0, 0x80]), .notUTF8),
-    ("overlong", frame(0x81, [0xc0, 0xaf]), .notUTF8), ("cut character", frame(0x81, [0xe2, 0x82]), .notUTF8),
+    (
+      "all but 2^63", [0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4],
+      .messageTooLarge
+    ),
+    ("not UTF-8", frame(0x81, [0xff]), .notUTF8),
+    ("surrogate", frame(0x81, [0xed, 0xa0, 0x80]), .notUTF8),
+    ("overlong", frame(0x81, [0xc0, 0xaf]), .notUTF8),
+    ("cut character", frame(0x81, [0xe2, 0x82]), .notUTF8),
     ("cut over fragments", frame(0x01, [0xe2]) + frame(0x80, [0x82]), .notUTF8),
-    ("half a close code", frame(0x88, [3]), .badCloseCode), ("close 1005", frame(0x88, [0x03, 0xed]), .badCloseCode),
-    ("close 1006", frame(0x88, [0x03, 0xee]), .badCloseCode), ("close 999", frame(0x88, [0x03, 0xe7]), .badCloseCode),
-    ("close 5000", frame(0x88, [0x13, 0x88]), .badCloseCode), ("close reason", frame(0x88, [0x03, 0xe8, 0xff]), .notUTF8),
+    ("half a close code", frame(0x88, [3]), .badCloseCode),
+    ("close 1005", frame(0x88, [0x03, 0xed]), .badCloseCode),
+    ("close 1006", frame(0x88, [0x03, 0xee]), .badCloseCode),
+    ("close 999", frame(0x88, [0x03, 0xe7]), .badCloseCode),
+    ("close 5000", frame(0x88, [0x13, 0x88]), .badCloseCode),
+    ("close reason", frame(0x88, [0x03, 0xe8, 0xff]), .notUTF8),
   ]
   for (name, bytes, failure) in cases {
     for step in [1, k] {
@@ -197,7 +219,8 @@ private func frame(_ first: UInt8, _ payload: [UInt8], masked: Bool = true) -> [
   }
   #expect(feed(connection(.client), frame(0x81, [65])) == [.other(.failed(.wrongMasking))])
   // UTF-8 may be cut between fragments as long as it ends whole.
-  #expect(feed(connection(.server), frame(0x01, [0xe2]) + frame(0x80, [0x82, 0xac])) == [.text("€")])
+  #expect(
+    feed(connection(.server), frame(0x01, [0xe2]) + frame(0x80, [0x82, 0xac])) == [.text("€")])
 }
 
 @Test func fragmentsAreBounded() {
@@ -206,10 +229,13 @@ private func frame(_ first: UInt8, _ payload: [UInt8], masked: Bool = true) -> [
   limits.message = 100
   let flood = frame(0x02, []) + (0..<20).flatMap { _ in frame(0x00, []) }
   #expect(feed(connection(.server, limits: limits), flood) == [.other(.failed(.tooManyFragments))])
-  let large = frame(0x02, [UInt8](repeating: 0, count: 60)) + frame(0x80, [UInt8](repeating: 0, count: 41))
+  let large =
+    frame(0x02, [UInt8](repeating: 0, count: 60)) + frame(0x80, [UInt8](repeating: 0, count: 41))
   #expect(feed(connection(.server, limits: limits), large) == [.other(.failed(.messageTooLarge))])
-  let fits = frame(0x02, [UInt8](repeating: 0, count: 60)) + frame(0x80, [UInt8](repeating: 0, count: 40))
-  #expect(feed(connection(.server, limits: limits), fits) == [.binary([UInt8](repeating: 0, count: 100))])
+  let fits =
+    frame(0x02, [UInt8](repeating: 0, count: 60)) + frame(0x80, [UInt8](repeating: 0, count: 40))
+  #expect(
+    feed(connection(.server, limits: limits), fits) == [.binary([UInt8](repeating: 0, count: 100))])
 }
 
 @Test func maskingIsUndoneAtEveryLengthAndPlace() {
@@ -312,7 +338,8 @@ private func frame(_ first: UInt8, _ payload: [UInt8], masked: Bool = true) -> [
 @Test func mutatedFramesNeverTrap() {
   var random = SeededRandom(testSeed: 5)
   let stream =
-    frame(0x81, Array("héllo".utf8)) + frame(0x02, [1, 2, 3]) + frame(0x89, []) + frame(0x80, [UInt8](repeating: 4, count: 200))
+    frame(0x81, Array("héllo".utf8)) + frame(0x02, [1, 2, 3]) + frame(0x89, [])
+    + frame(0x80, [UInt8](repeating: 4, count: 200))
     + frame(0x88, [0x03, 0xe8])
   for round in 0..<5000 {
     var bytes = stream

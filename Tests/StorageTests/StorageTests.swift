@@ -7,7 +7,9 @@ private struct Scratch: ~Copyable {
   let directory: String
 
   init() throws {
-    directory = FileManager.default.temporaryDirectory.path + "/martlet-storage-\(UInt64.random(in: 0 ... .max))"
+    directory =
+      FileManager.default.temporaryDirectory.path
+      + "/martlet-storage-\(UInt64.random(in: 0 ... .max))"
     try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
   }
 
@@ -37,7 +39,9 @@ private func kind(_ body: () throws -> Void) -> StorageFailure.Kind? {
       StoredRecord(kind: 2, key: [1, 2], value: [9]), StoredRecord(kind: 1, key: [], value: []),
       StoredRecord(kind: 2, key: [1], value: [UInt8](repeating: 7, count: 100_000)),
     ])
-    try store.apply([StoredRecord(kind: 2, key: [1, 2], value: [8]), StoredRecord(kind: 9, key: [0], value: nil)])
+    try store.apply([
+      StoredRecord(kind: 2, key: [1, 2], value: [8]), StoredRecord(kind: 9, key: [0], value: nil),
+    ])
   }
   let store = try ServerStore(path: path)
   #expect(
@@ -57,7 +61,9 @@ private func kind(_ body: () throws -> Void) -> StorageFailure.Kind? {
   try store.set("x", to: [1])
   for file in [path, path + "-wal", path + "-shm"] {
     let attributes = try FileManager.default.attributesOfItem(atPath: file)
-    #expect(attributes[.posixPermissions] as? UInt == 0o600 || attributes[.posixPermissions] as? Int == 0o600, "\(file)")
+    #expect(
+      attributes[.posixPermissions] as? UInt == 0o600
+        || attributes[.posixPermissions] as? Int == 0o600, "\(file)")
   }
 }
 
@@ -70,10 +76,14 @@ private func kind(_ body: () throws -> Void) -> StorageFailure.Kind? {
   var copied = false
   try store.database.transaction { () throws(StorageFailure) in
     for i in 0..<200 {
-      try store.apply([StoredRecord(kind: 2, key: [UInt8(i)], value: [UInt8](repeating: 1, count: 20_000))])
+      try store.apply([
+        StoredRecord(kind: 2, key: [UInt8(i)], value: [UInt8](repeating: 1, count: 20_000))
+      ])
     }
-    copied = (try? FileManager.default.copyItem(atPath: path, toPath: scratch.file("crash.db"))) != nil
-      && (try? FileManager.default.copyItem(atPath: path + "-wal", toPath: scratch.file("crash.db-wal"))) != nil
+    copied =
+      (try? FileManager.default.copyItem(atPath: path, toPath: scratch.file("crash.db"))) != nil
+      && (try? FileManager.default.copyItem(
+        atPath: path + "-wal", toPath: scratch.file("crash.db-wal"))) != nil
   }
   #expect(copied)
   let after = try ServerStore(path: scratch.file("crash.db"))
@@ -103,7 +113,9 @@ private func kind(_ body: () throws -> Void) -> StorageFailure.Kind? {
     try cut.write(to: URL(filePath: copy + "-wal"))
     let records = try ServerStore(path: copy).records()
     #expect(records.count % 2 == 0 && records.count >= last, "log cut to \(cut.count)")
-    for (position, record) in records.enumerated() { #expect(record.key == [UInt8(position / 2), UInt8(position % 2)]) }
+    for (position, record) in records.enumerated() {
+      #expect(record.key == [UInt8(position / 2), UInt8(position % 2)])
+    }
     last = records.count
   }
   #expect(last == 40)
@@ -138,7 +150,11 @@ private func kind(_ body: () throws -> Void) -> StorageFailure.Kind? {
   let path = scratch.file("server.db")
   do {
     let store = try ServerStore(path: path)
-    for i in 0..<100 { try store.apply([StoredRecord(kind: 1, key: [UInt8(i)], value: [UInt8](repeating: 3, count: 2000))]) }
+    for i in 0..<100 {
+      try store.apply([
+        StoredRecord(kind: 1, key: [UInt8(i)], value: [UInt8](repeating: 3, count: 2000))
+      ])
+    }
   }
   var bytes = try Data(contentsOf: URL(filePath: path))
   for position in 4096..<(bytes.count - 100) where position % 3 == 0 { bytes[position] = 0xff }
@@ -175,7 +191,9 @@ private func kind(_ body: () throws -> Void) -> StorageFailure.Kind? {
 @Test func migrationsRunOnceAndInOrder() throws {
   let scratch = try Scratch()
   let path = scratch.file("m.db")
-  let steps = [["CREATE TABLE t (x INTEGER)"], ["INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)"]]
+  let steps = [
+    ["CREATE TABLE t (x INTEGER)"], ["INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)"],
+  ]
   do {
     let database = try Database.open(path, application: 1)
     try database.migrate(Array(steps.prefix(1)))
@@ -214,7 +232,8 @@ private func kind(_ body: () throws -> Void) -> StorageFailure.Kind? {
   #expect(try store.setting("sdwan/b") == [])
   #expect(try store.setting("sdwan") == nil)
 
-  let key = StoredAPIKey(name: "ops", hash: [UInt8](repeating: 5, count: 32), scopes: "read", created: 10)
+  let key = StoredAPIKey(
+    name: "ops", hash: [UInt8](repeating: 5, count: 32), scopes: "read", created: 10)
   try store.addAPIKey(key)
   #expect(kind { try store.addAPIKey(key) } == .constraint)
   try store.noteUse(ofAPIKey: "ops", at: 99)
@@ -222,11 +241,17 @@ private func kind(_ body: () throws -> Void) -> StorageFailure.Kind? {
   #expect(try store.removeAPIKey("ops"))
   #expect(try !store.removeAPIKey("ops"))
 
-  try store.note([StoredSighting(mesh: "m", node: "n", endpoint: "e", address: "1.2.3.4:5", firstSeen: 1, lastSeen: 1)])
-  try store.note([StoredSighting(mesh: "m", node: "n", endpoint: "", address: "", firstSeen: 7, lastSeen: 7)])
+  try store.note([
+    StoredSighting(
+      mesh: "m", node: "n", endpoint: "e", address: "1.2.3.4:5", firstSeen: 1, lastSeen: 1)
+  ])
+  try store.note([
+    StoredSighting(mesh: "m", node: "n", endpoint: "", address: "", firstSeen: 7, lastSeen: 7)
+  ])
   #expect(
     try store.sightings() == [
-      StoredSighting(mesh: "m", node: "n", endpoint: "e", address: "1.2.3.4:5", firstSeen: 1, lastSeen: 7)
+      StoredSighting(
+        mesh: "m", node: "n", endpoint: "e", address: "1.2.3.4:5", firstSeen: 1, lastSeen: 7)
     ])
   try store.forgetSighting(mesh: "m", node: "n")
   #expect(try store.sightings().isEmpty)
@@ -240,7 +265,11 @@ private func kind(_ body: () throws -> Void) -> StorageFailure.Kind? {
 @Test func theEventLogKeepsTheNewest() throws {
   let store = try ServerStore(path: ":memory:", eventLimit: 100)
   for round in 0..<10 {
-    try store.append((0..<50).map { StoredEvent(time: Int64(round * 50 + $0), mesh: $0 % 2 == 0 ? "a" : "b", kind: "k", detail: "d") })
+    try store.append(
+      (0..<50).map {
+        StoredEvent(
+          time: Int64(round * 50 + $0), mesh: $0 % 2 == 0 ? "a" : "b", kind: "k", detail: "d")
+      })
   }
   let all = try store.events(limit: 1000)
   #expect(all.count == 100)

@@ -53,7 +53,9 @@ private func readAll(_ session: TLSSession) -> [UInt8] {
   return bytes
 }
 
-private func write(_ bytes: [UInt8], to session: TLSSession) -> Bool { session.write(bytes.span.bytes) }
+private func write(_ bytes: [UInt8], to session: TLSSession) -> Bool {
+  session.write(bytes.span.bytes)
+}
 
 @Test func twoEnginesMeetAndAgree() throws {
   for step in [1, 7, 1000, Int.max] {
@@ -66,7 +68,8 @@ private func write(_ bytes: [UInt8], to session: TLSSession) -> Bool { session.w
     #expect(pair.client.version == "TLSv1.3")
     #expect(pair.client.channelBinding.count == 32)
     #expect(pair.client.channelBinding == pair.server.channelBinding)
-    #expect(pair.client.exporter(label: "x", count: 48) == pair.server.exporter(label: "x", count: 48))
+    #expect(
+      pair.client.exporter(label: "x", count: 48) == pair.server.exporter(label: "x", count: 48))
     #expect(pair.client.exporter(label: "x", count: 32) != pair.client.channelBinding)
     #expect(try pair.client.peerFingerprintSHA256 == identity.get().fingerprintSHA256())
     #expect(pair.server.peerFingerprintSHA256 == nil)
@@ -104,7 +107,9 @@ private func write(_ bytes: [UInt8], to session: TLSSession) -> Bool { session.w
   #expect(write(bytes, to: pair.server))
   pair.exchange()
   var queue = ByteQueue()
-  while queue.append(limit: 1000, { (output: inout OutputRawSpan) in pair.client.read(into: &output) }) > 0 {}
+  while queue.append(
+    limit: 1000, { (output: inout OutputRawSpan) in pair.client.read(into: &output) }) > 0
+  {}
   let count = queue.byteCount
   #expect(count == 40_000)
 }
@@ -132,7 +137,9 @@ private func write(_ bytes: [UInt8], to session: TLSSession) -> Bool { session.w
     let target = Int(random.next() % 1200)
     var seen = 0
     pair.exchange(step: 1) { bytes in
-      if seen <= target, target < seen + bytes.count { bytes[target - seen] ^= UInt8(1 << (random.next() % 8)) }
+      if seen <= target, target < seen + bytes.count {
+        bytes[target - seen] ^= UInt8(1 << (random.next() % 8))
+      }
       seen += bytes.count
     }
     // Either an end noticed, or both still wait; never do both believe.
@@ -149,7 +156,9 @@ private func write(_ bytes: [UInt8], to session: TLSSession) -> Bool { session.w
 }
 
 @Test func nonsenseIsAFailureInWords() throws {
-  let server = try TLSContext.server(certificate: identity.get().certificate, key: identity.get().key).session()
+  let server = try TLSContext.server(
+    certificate: identity.get().certificate, key: identity.get().key
+  ).session()
   server.begin()
   server.receiveCiphertext(Array("GET / HTTP/1.1\r\nHost: h\r\n\r\n".utf8).span.bytes)
   guard case .handshake(let words)? = server.failure else {
@@ -198,12 +207,15 @@ private func write(_ bytes: [UInt8], to session: TLSSession) -> Bool { session.w
   #expect(!unknown.client.isEstablished)
   // Trusted itself: the right name passes, another does not. (Validity is the
   // clock's matter: an identity of today's.)
-  for (name, accepted) in [("martlet.example", true), ("other.example", false), ("192.0.2.1", false)] {
+  for (name, accepted) in [
+    ("martlet.example", true), ("other.example", false), ("192.0.2.1", false),
+  ] {
     let pair = try Pair(.only(current.certificate), name: name, identity: current)
     pair.exchange()
     if accepted, case .untrusted("certificate is not yet valid")? = pair.client.failure { continue }
     if accepted, case .untrusted("certificate has expired")? = pair.client.failure { continue }
-    #expect(pair.client.isEstablished == accepted, "\(name): \(String(describing: pair.client.failure))")
+    #expect(
+      pair.client.isEstablished == accepted, "\(name): \(String(describing: pair.client.failure))")
     #expect(pair.client.isAuthorityVerified == accepted, "\(name)")
     if !accepted { #expect(!pair.server.isEstablished || pair.server.failure != nil) }
   }
@@ -211,19 +223,26 @@ private func write(_ bytes: [UInt8], to session: TLSSession) -> Bool { session.w
 
 @Test func identitiesAreCheckedAsAPair() throws {
   let one = try identity.get()
-  let two = try TLSIdentity.selfSigned(name: "ü — a name of more than sixty-four characters, which a certificate cannot hold", unixTime: now)
+  let two = try TLSIdentity.selfSigned(
+    name: "ü — a name of more than sixty-four characters, which a certificate cannot hold",
+    unixTime: now)
   #expect(try one.fingerprintSHA256() != two.fingerprintSHA256())
   #expect(try one.fingerprintSHA256().count == 32)
-  #expect(String(decoding: one.certificate, as: UTF8.self).hasPrefix("-----BEGIN CERTIFICATE-----\n"))
+  #expect(
+    String(decoding: one.certificate, as: UTF8.self).hasPrefix("-----BEGIN CERTIFICATE-----\n"))
   #expect(String(decoding: one.key, as: UTF8.self).hasPrefix("-----BEGIN PRIVATE KEY-----\n"))
   #expect(throws: TLSFailure.badIdentity("the key does not belong to the certificate")) {
     try TLSContext.server(certificate: one.certificate, key: two.key)
   }
-  for (certificate, key) in [([], one.key), (Array("junk".utf8), one.key), (one.certificate, []), (one.certificate, one.certificate), (one.key, one.key)] {
+  for (certificate, key) in [
+    ([], one.key), (Array("junk".utf8), one.key), (one.certificate, []),
+    (one.certificate, one.certificate), (one.key, one.key),
+  ] {
     #expect(throws: TLSFailure.self) { try TLSContext.server(certificate: certificate, key: key) }
   }
   // A chain: leaf first.
-  let chained = try TLSContext.server(certificate: one.certificate + two.certificate, key: one.key).session()
+  let chained = try TLSContext.server(certificate: one.certificate + two.certificate, key: one.key)
+    .session()
   chained.begin()
   let client = try TLSContext.client().session(serverName: "127.0.0.1")
   client.begin()
