@@ -4,6 +4,9 @@
 #if canImport(Bytes)
   package import Bytes
 #endif
+#if canImport(Mux)
+  internal import Mux
+#endif
 
 extension ChannelRouter {
   /// The next connection that has something to send; said once, and again
@@ -86,9 +89,7 @@ extension ChannelRouter {
     let length = queue.frontCount
     // After drops the packet may be a larger one than was asked for.
     guard output.freeCapacity >= length + RelaySpecification.headSize else { return false }
-    output.writeUInt32(flows[f].number)
-    output.writeUInt8(RelayFlags.data)
-    output.writeUInt16(UInt16(length))
+    CarrierFrame(channel: flows[f].number, kind: .data, length: length).write(into: &output)
     queue.removeFront(into: &output)
     account(flow, length: length)
     guard !queue.isEmpty else {
@@ -156,16 +157,11 @@ extension ChannelRouter {
   /// - Returns: false when `output` is full.
   private func writeControl(leg i: Int, into output: inout OutputRawSpan) -> Bool {
     if let pong = legs[i].pong {
-      guard output.freeCapacity >= RelaySpecification.headSize + pong.count else { return false }
-      write(0, RelayFlags.pong, pong, into: &output)
+      guard write(pong, into: &output) else { return false }
       legs[i].pong = nil
     }
     while legs[i].controlSent < legs[i].control.count {
-      let frame = legs[i].control[legs[i].controlSent]
-      guard output.freeCapacity >= RelaySpecification.headSize + frame.data.count else {
-        return false
-      }
-      write(frame.number, frame.flags, frame.data, into: &output)
+      guard write(legs[i].control[legs[i].controlSent], into: &output) else { return false }
       legs[i].controlSent += 1
     }
     if legs[i].controlSent > 0 {
@@ -175,13 +171,15 @@ extension ChannelRouter {
     return true
   }
 
-  private func write(
-    _ number: UInt32, _ flags: UInt8, _ data: [UInt8], into output: inout OutputRawSpan
-  ) {
-    output.writeUInt32(number)
-    output.writeUInt8(flags)
-    output.writeUInt16(UInt16(data.count))
-    output.write(data.span.bytes)
+  private func write(_ frame: RelayControlFrame, into output: inout OutputRawSpan) -> Bool {
+    guard output.freeCapacity >= RelaySpecification.headSize + frame.data.count else {
+      return false
+    }
+    output.writeUInt32(frame.number)
+    output.writeUInt8(frame.kind)
+    output.writeUInt16(UInt16(frame.data.count))
+    output.write(frame.data.span.bytes)
+    return true
   }
 
   // MARK: The kernel's queue

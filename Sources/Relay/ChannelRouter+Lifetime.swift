@@ -2,6 +2,9 @@
 #if canImport(Bytes)
   package import Bytes
 #endif
+#if canImport(Mux)
+  internal import Mux
+#endif
 
 extension ChannelRouter {
   /// How often idle queues and channels are looked for.
@@ -44,11 +47,11 @@ extension ChannelRouter {
     ] {
       var data = [legs[Int(other)].kind.rawValue]
       data.appendUInt16(UInt16(channel.largestPacket))
-      queueControl(leg: leg, number: number, flags: RelayFlags.syn, data: data)
+      queueControl(leg: leg, number: number, kind: .open, data: data)
     }
   }
 
-  func queueControl(leg: Int32, number: UInt32, flags: UInt8, data: [UInt8]) {
+  func queueControl(leg: Int32, number: UInt32, kind: CarrierFrame.Kind, data: [UInt8]) {
     let i = Int(leg)
     guard legs[i].isOpen else { return }
     guard legs[i].control.count - legs[i].controlSent < limits.controlFrames else {
@@ -56,7 +59,7 @@ extension ChannelRouter {
       misbehaves(leg)
       return
     }
-    legs[i].control.append(RelayControlFrame(number: number, flags: flags, data: data))
+    legs[i].control.append(RelayControlFrame(number: number, kind: kind.rawValue, data: data))
     signal(leg)
   }
 
@@ -68,18 +71,19 @@ extension ChannelRouter {
 
   /// Ends a channel: both queues are thrown away, memory goes back, and each
   /// leg but the one that ended it gets FIN (RST if the other sent RST).
-  func end(_ slot: Int32, _ ending: ChannelEnding, by leg: Int32?) {
+  /// - Parameter words: the body of that RST.
+  func end(_ slot: Int32, _ ending: ChannelEnding, by leg: Int32?, words: [UInt8] = []) {
     let channel = channels[Int(slot)]
     guard channel.isOpen else { return }
     channels[Int(slot)].isOpen = false
     for flow in [2 * slot, 2 * slot + 1] { flush(flow) }
-    var flags = RelayFlags.fin
-    if case .reset = ending { flags = RelayFlags.rst }
+    var kind = CarrierFrame.Kind.end
+    if case .reset = ending { kind = .refuse }
     if channel.legA != leg {
-      queueControl(leg: channel.legA, number: channel.numberA, flags: flags, data: [])
+      queueControl(leg: channel.legA, number: channel.numberA, kind: kind, data: words)
     }
     if channel.legB != leg {
-      queueControl(leg: channel.legB, number: channel.numberB, flags: flags, data: [])
+      queueControl(leg: channel.legB, number: channel.numberB, kind: kind, data: words)
     }
     releaseNumber(leg: channel.legA, number: channel.numberA)
     releaseNumber(leg: channel.legB, number: channel.numberB)

@@ -2,20 +2,13 @@
 #if canImport(Bytes)
   package import Bytes
 #endif
-
-/// Flags of the 7-byte header, as INP2P has them (docs/protocol/carrier.md).
-enum RelayFlags {
-  static let syn: UInt8 = 0x01
-  static let fin: UInt8 = 0x02
-  static let data: UInt8 = 0x04
-  static let ping: UInt8 = 0x08
-  static let pong: UInt8 = 0x10
-  static let rst: UInt8 = 0x20
-}
+#if canImport(Mux)
+  internal import Mux
+#endif
 
 extension ChannelRouter {
   /// Whole frames from a leg: one binary message, or what a stream decoder
-  /// found. A message that ends inside a frame is nonsense from there on.
+  /// found. What follows a bad head, or a cut frame, is nonsense.
   package func receiveFrames(
     connection: UInt32, _ message: RawSpan, now: Instant
   ) {
@@ -23,18 +16,25 @@ extension ChannelRouter {
       statistics.unknownLeg += 1
       return
     }
-    var reader = ByteReader(message)
-    while !reader.isAtEnd {
-      guard let number = reader.uint32(), let flags = reader.uint8(),
-        let length = reader.uint16(), let data = reader.bytes(Int(length))
-      else {
+    var offset = 0
+    while offset < message.byteCount {
+      let head: CarrierFrame?
+      do throws(CarrierFailure) {
+        head = try CarrierFrame(headOf: message.extracting(offset..<message.byteCount))
+      } catch {
+        head = nil
+      }
+      guard let head, head.length <= message.byteCount - offset - CarrierFrame.headBytes else {
         violation(leg)
         return
       }
-      if flags == RelayFlags.data {
-        forward(leg: leg, number: number, data, now: now)
+      let start = offset + CarrierFrame.headBytes
+      offset = start + head.length
+      let body = message.extracting(start..<offset)
+      if head.kind == .data {
+        forward(leg: leg, number: head.channel, body, now: now)
       } else {
-        control(leg: leg, number: number, flags: flags, data, now: now)
+        control(leg: leg, head, body, now: now)
       }
     }
   }
@@ -113,29 +113,29 @@ extension ChannelRouter {
     if flows[i].stage == .idle { activate(flow, now: now) }
   }
 
-  private func control(
-    leg: Int32, number: UInt32, flags: UInt8, _ data: RawSpan, now: Instant
-  ) {
-    switch flags {
-    case RelayFlags.ping:
-      guard number == 0, data.byteCount <= 8 else { return violation(leg) }
-      legs[Int(leg)].pong = [UInt8](data)
+  private func control(leg: Int32, _ head: CarrierFrame, _ body: RawSpan, now: Instant) {
+    switch head.kind {
+    case .ping:
+      legs[Int(leg)].pong = RelayControlFrame(
+        number: head.channel, kind: CarrierFrame.Kind.pong.rawValue, data: [UInt8](body))
       signal(leg)
-    case RelayFlags.pong:
-      guard number == 0, data.byteCount <= 8 else { return violation(leg) }
-    case RelayFlags.fin, RelayFlags.rst:
-      guard let slot = channelSlot(leg: leg, number: number) else {
+    case .pong:
+      break
+    case .end, .refuse:
+      guard let slot = channelSlot(leg: leg, number: head.channel) else {
         statistics.unknownChannel += 1
         return
       }
       let channel = channels[Int(slot)]
       // Joined to itself, a leg hears of the end on its other number.
       end(
-        slot, flags == RelayFlags.fin ? .finished : .reset,
-        by: channel.legA == channel.legB ? nil : leg)
-    default:
-      // SYN comes from the relay only; combinations do not exist here.
+        slot, head.kind == .end ? .finished : .reset,
+        by: channel.legA == channel.legB ? nil : leg, words: [UInt8](body))
+    case .open:
+      // Channels are opened by the relay only.
       violation(leg)
+    case .data:
+      break
     }
   }
 }

@@ -168,7 +168,8 @@ struct FlowList {
 /// A control frame waiting to leave.
 struct RelayControlFrame {
   var number: UInt32
-  var flags: UInt8
+  /// `CarrierFrame.Kind`.
+  var kind: UInt8
   var data: [UInt8]
 }
 
@@ -184,7 +185,7 @@ struct RelayLeg {
   var control: [RelayControlFrame] = []
   var controlSent = 0
   /// The newest PING not yet answered.
-  var pong: [UInt8]?
+  var pong: RelayControlFrame?
   /// Whether the driver has been told that there is something to send.
   var isSignalled = false
   var violations = 0

@@ -102,7 +102,8 @@ extension CoordinationServer {
   func remove(_ member: ServerMember, reason: CloseReason, notice: String, now: Instant) {
     let index = member.mesh
     if let connection = member.connection {
-      send(.notice(.evicted, Self.cut(notice)), to: connection)
+      let code: SignalErrorCode = reason == .replaced ? .replaced : .evicted
+      send(.notice(code, Self.cut(notice)), to: connection)
       close(connection, reason, now: now)
     }
     if let leg = member.leg { close(leg, reason, now: now) }

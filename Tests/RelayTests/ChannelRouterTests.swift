@@ -79,10 +79,12 @@ import Testing
         router.receive(connection: 1, channel: channel.numberA, bytes([1, 2]).span.bytes, now: at(1))
         router.receive(connection: 2, channel: channel.numberB, bytes([3]).span.bytes, now: at(1))
       }
-      router.receiveFrames(connection: 1, frame(channel.numberA, ending).span.bytes, now: at(2))
+      let words: [UInt8] = ending == 0x20 ? [0, 7, 0x6e, 0x6f] : []
+      router.receiveFrames(
+        connection: 1, frame(channel.numberA, ending, words).span.bytes, now: at(2))
       let toB = frames(drain(router, 2, now: at(2)))
       let toA = frames(drain(router, 1, now: at(2)))
-      #expect(toB == [OutFrame(number: channel.numberB, flags: ending, data: [])])
+      #expect(toB == [OutFrame(number: channel.numberB, flags: ending, data: words)])
       #expect(toA.isEmpty)
       #expect(router.queueMemory == 0)
       #expect(router.openChannelCount == 0)
@@ -149,8 +151,10 @@ import Testing
   @Test func hostileFramesAreCountedAndThenTheLegIsGivenUp() throws {
     var random = SeededRandom(testSeed: 7)
     for bad: [UInt8] in [
-      frame(0, 0), frame(0, 1), frame(1, 0xff), frame(3, 8), frame(0, 8, [UInt8](repeating: 0, count: 9)),
-      frame(0, 0x10, [UInt8](repeating: 0, count: 9)), frame(1, 6), [1], frame(0, 0x40), frame(0, 0x80),
+      frame(0, 0), frame(0, 1), frame(1, 0xff), frame(1, 4), frame(1, 2, [1]), frame(1, 0x20, [1]),
+      frame(0, 8, [UInt8](repeating: 0, count: 65)),
+      frame(0, 0x10, [UInt8](repeating: 0, count: 65)), frame(1, 6), [1], frame(0, 0x40),
+      frame(0, 0x80),
     ] {
       let (router, _) = try Self.pair()
       for _ in 0...router.limits.violationsPerLeg {
