@@ -33,7 +33,7 @@ extension MuxCore {
       if hasSendable {
         if !isProbe { (mayCarryData, answer) = lanes[at].permission(
           bytes: limit, packets: limits.packetsInFlight, now: now) }
-      } else if lanes[at].isUtilised {
+      } else {
         lanes[at].markAppLimited()
       }
     case .warm: (mayCarryData, answer) = lanes[at].permission(
@@ -50,10 +50,11 @@ extension MuxCore {
 
     if owesAck { writeAcks(&draft, into: &output, now: now) }
     if mayCarryData {
-      if mode == .warm, !isProbe {
-        writeDuplicates(of: id, &draft, into: &output)
-      } else {
-        writeWaiting(at, &draft, into: &output, now: now)
+      switch mode {
+      case .data: writeWaiting(at, &draft, into: &output, now: now)
+      case .warm: writeDuplicates(of: id, &draft, into: &output)
+      // What this lane has in flight goes out again on the primary one.
+      case .probe: break
       }
       if isProbe, !draft.isEliciting { writeSessionCredit(&draft, into: &output) }
     }

@@ -105,18 +105,20 @@ extension MuxCore {
     advanceClock(now)
     for at in lanes.indices {
       if lanes[at].blockedUntil <= now { lanes[at].blockedUntil = .distantFuture }
-      guard lanes[at].deadline <= now else { continue }
-      let outcome = lanes[at].expire(now: now, lost: &lostFrames)
-      if outcome.probeTimeout {
-        tell(.laneProbeTimeout(lanes[at].id, count: lanes[at].probeCount))
-        // DESIGN §1.3: what an ordered carrier holds is sent again after a
-        // switch away from it, once it misses a deadline; never on itself.
-        if lanes[at].kind == .ordered, let primary, primary != lanes[at].id {
-          lanes[at].abandon(now: now, lost: &lostFrames)
+      // Twice at most: a loss timer that is past uncovers a probe timer.
+      while lanes[at].deadline <= now {
+        let outcome = lanes[at].expire(now: now, lost: &lostFrames)
+        if outcome.probeTimeout {
+          tell(.laneProbeTimeout(lanes[at].id, count: lanes[at].probeCount))
+          // DESIGN §1.3: what an ordered carrier holds is sent again after a
+          // switch away from it, once it misses a deadline; never on itself.
+          if lanes[at].kind == .ordered, let primary, primary != lanes[at].id {
+            lanes[at].abandon(now: now, lost: &lostFrames)
+          }
         }
+        report(outcome, lanes[at].id)
+        applyLost()
       }
-      report(outcome, lanes[at].id)
-      applyLost()
     }
     expireReassemblies(now)
   }
@@ -224,10 +226,12 @@ extension MuxCore {
       return
     default: break
     }
-    guard state == .open || state == .finishing else { return }
+    guard state != .reset, state != .resetDelivered else { return }
+    // Also when all data and the FIN have arrived: they may overtake the SYN.
     if frame.flags & FrameFlags.syn != 0, !streams[slot].confirmed.contains(.syn) {
       scheduleControl(slot, .syn)
     }
+    guard state != .delivered else { return }
     if frame.flags & FrameFlags.fin != 0, !streams[slot].confirmed.contains(.fin) {
       scheduleControl(slot, .fin)
     }

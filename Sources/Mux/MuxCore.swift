@@ -79,8 +79,15 @@ struct MuxCore {
     self.role = role
     self.limits = limits
     self.random = random
-    seen = SeenStreams(role: role.other)
-    confirmed = SeenStreams(role: role)
+    if limits.firstStream == 0 {
+      seen = SeenStreams(role: role.other)
+      confirmed = SeenStreams(role: role)
+    } else {
+      let even = limits.firstStream & ~1
+      seen = SeenStreams(role: role.other, startingAt: even | UInt32(role.other.rawValue))
+      confirmed = SeenStreams(role: role, startingAt: even | UInt32(role.rawValue))
+      nextIndex = confirmed.watermark
+    }
     ackedFrames.reserveCapacity(1024)
     lostFrames.reserveCapacity(1024)
     events.reserveCapacity(64)

@@ -50,8 +50,10 @@ package struct MuxLimits: Sendable {
   package var reassemblyAge: TimeAmount = .seconds(2)
   /// Packets of a lane whose fate is unknown.
   package var packetsInFlight = 65_536
-  /// Events waiting to be polled that carry bytes or words.
+  /// The controller of datagram lanes added from now on.
   package var congestion: CongestionAlgorithm = .cubic
+  /// For tests only: ids of both sides begin near this one instead of at 1 and 2.
+  package var firstStream: UInt32 = 0
   /// For mutation checks only.
   package var mutations: MuxMutations = []
 

@@ -243,6 +243,34 @@ private func stream(_ number: UInt32) -> StreamID { StreamID(number: number, epo
     #expect(world.b.failure == nil)
   }
 
+  @Test func idsWrapUnderLossAndReordering() throws {
+    var limits = MuxLimits()
+    limits.firstStream = 0xffff_fe00
+    let world = World(seed: 11, limits: limits)
+    var link = Link()
+    link.loss = 20_000
+    link.reorder = 100_000
+    link.delay = .milliseconds(1)
+    world.addLane(0, link)
+    var ids: Set<StreamID> = []
+    for round in 0..<30 {
+      for side in [world.a, world.b] {
+        for _ in 0..<20 {
+          let id = try side.open(now: world.now)
+          #expect(id.number != 0 && ids.insert(id).inserted)
+          side.send(id, total: 100)
+        }
+      }
+      let done = world.run(for: .seconds(20)) {
+        world.a.mux.openStreamCount + world.b.mux.openStreamCount == 0
+      }
+      #expect(done, "round \(round)")
+    }
+    #expect(world.a.failure == nil && world.b.failure == nil)
+    #expect(world.a.openedCount == 600 && world.b.openedCount == 600, "each dialled once")
+    #expect(ids.contains { $0.number < 1_000 } && ids.contains { $0.number > 0xffff_0000 })
+  }
+
   @Test func otherIncarnationResetsEverything() throws {
     let world = World()
     world.addLane(0)
