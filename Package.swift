@@ -85,11 +85,11 @@ let package = Package(
     tests("Signaling", ["Bytes", "Crypto", "Signaling"]),
     tests("Tunnels", ["Bytes", "Tunnels"]),
     tests("Simulation", ["Bytes", "Crypto", "Mux", "NodeCore", "ServerCore", "Simulation"]),
+    tests("ServerCore", ["Bytes", "Crypto", "Relay", "Signaling", "ServerCore"]),
     tests("Reactor", ["Bytes", "Reactor"]),
     tests("TLS", ["Bytes", "TLS"]),
     tests("HTTP", ["Bytes", "HTTP"]),
     tests("Storage", ["Bytes", "Storage"]),
     tests("CommandLine", ["Bytes", "Crypto", "HTTP", "Tunnels", "CommandLine"]),
-    tests("Agent", ["Bytes", "Agent", "Server"]),
   ]
 )
