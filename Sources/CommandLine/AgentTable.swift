@@ -142,32 +142,33 @@ package enum AgentTable {
       "insecure", .bool, environment: "INP2P_INSECURE", config: "network.insecure",
       "ws:// instead of wss://, no TLS to the server"),
     Flag(
-      "relay", .bool, environment: "INP2P_RELAY", config: "network.relay",
+      "relay", .bool, environment: "INP2P_RELAY", config: "network.relay", inactive: true,
       "be a relay for nodes of the same token"),
     Flag(
       "super", .bool, environment: "INP2P_SUPER", config: "network.super", inactive: true,
       "be a relay for all tokens; implies -relay"),
     Flag(
       "relay-port", .port(zeroAllowed: false), environment: "INP2P_RELAY_PORT",
-      config: "network.relayPort", "TCP and UDP port of the relay (27185, else the next free one)"),
+      config: "network.relayPort", inactive: true,
+      "TCP and UDP port of the relay (27185, else the next free one)"),
     Flag(
       "bw", .bandwidth, default: "10", environment: "INP2P_BW", config: "network.shareBandwidth",
-      "cap on what is relayed for others; 0: nothing for others"),
+      inactive: true, "cap on what is relayed for others; 0: nothing for others"),
     Flag(
       "config", .path, default: defaultConfig, environment: "INP2P_CONFIG",
       "configuration file; created when missing"),
     Flag("newconfig", .bool, "ignore the existing file, use the flags, write a new file"),
     Flag(
-      "stun-udp1", .port(zeroAllowed: false), config: "network.stunUDP1",
+      "stun-udp1", .port(zeroAllowed: false), config: "network.stunUDP1", inactive: true,
       "first UDP port of STUN (as the server's)"),
     Flag(
-      "stun-udp2", .port(zeroAllowed: false), config: "network.stunUDP2",
+      "stun-udp2", .port(zeroAllowed: false), config: "network.stunUDP2", inactive: true,
       "second UDP port of STUN (as the server's)"),
     Flag(
-      "stun-tcp1", .port(zeroAllowed: false), config: "network.stunTCP1",
+      "stun-tcp1", .port(zeroAllowed: false), config: "network.stunTCP1", inactive: true,
       "first TCP port of STUN (as the server's)"),
     Flag(
-      "stun-tcp2", .port(zeroAllowed: false), config: "network.stunTCP2",
+      "stun-tcp2", .port(zeroAllowed: false), config: "network.stunTCP2", inactive: true,
       "second TCP port of STUN (as the server's)"),
     Flag(
       "port", .port(zeroAllowed: true), config: "network.port",

@@ -114,15 +114,19 @@ package enum ServerTable {
       "TCP port of signalling, REST and console; ws and wss alike"),
     Flag(
       "stun-udp1", .port(zeroAllowed: false), default: "27182", config: "server.stunUDP1",
+      inactive: true,
       "first UDP port of STUN"),
     Flag(
       "stun-udp2", .port(zeroAllowed: false), default: "27183", config: "server.stunUDP2",
+      inactive: true,
       "second UDP port of STUN"),
     Flag(
       "stun-tcp1", .port(zeroAllowed: false), default: "27180", config: "server.stunTCP1",
+      inactive: true,
       "first TCP port of STUN"),
     Flag(
       "stun-tcp2", .port(zeroAllowed: false), default: "27181", config: "server.stunTCP2",
+      inactive: true,
       "second TCP port of STUN"),
     Flag(
       "stun-alt-ip", .address, config: "server.stunAltIP", inactive: true,
