@@ -327,6 +327,8 @@ extension Node {
   }
 
   func newMultiplexer(role: MuxRole) -> Multiplexer {
-    Multiplexer(role: role, random: SeededRandom(seed: random.bytes(32)))
+    var limits = MuxLimits()
+    limits.mutations = settings.mutations
+    return Multiplexer(role: role, limits: limits, random: SeededRandom(seed: random.bytes(32)))
   }
 }

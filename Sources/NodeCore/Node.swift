@@ -109,6 +109,7 @@ package final class Node {
     keeper = SessionKeeper(
       localKeys: [settings.staticKey], random: SeededRandom(seed: random.bytes(32)),
       stampCeiling: ceiling)
+    keeper.acceptsReplaysForTest = settings.acceptsReplays
     exitChooser = ExitChooser(random: SeededRandom(seed: random.bytes(32)))
     verifier = LoginVerifier(token: settings.token, cost: settings.loginCost)
     self.random = random

@@ -4,6 +4,7 @@
 #if canImport(Bytes)
 package import Bytes
 package import Crypto
+package import Mux
 package import Signaling
 #endif
 
@@ -50,6 +51,10 @@ package struct NodeSettings: Sendable {
   package var ciphers: CipherSet
   /// Proof of the agent's own identity key for the certificate; may be empty.
   package var identityProof: [UInt8]
+  /// Protections switched off, so that a mutation check can show that the
+  /// simulator notices. Empty and false in every program.
+  package var mutations: MuxMutations = []
+  package var acceptsReplays = false
 
   package init(
     name: String, staticKey: KeyPair, incarnation: UInt64, version: String, os: String,
