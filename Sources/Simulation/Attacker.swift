@@ -1,0 +1,95 @@
+/// A hostile host: hears some packets pass, sends copies, broken copies and
+/// rubbish from its own address or a forged one. Counts what comes back.
+
+#if canImport(Bytes)
+  package import Bytes
+#endif
+
+package struct Attacker {
+  static let address = IPAddress(198, 51, 100, 66)
+  private var heard: [Datagram] = []
+  private var next = 0
+  /// Share of passing packets it hears; 0 = nobody attacks.
+  package var hearing = 0.0
+  package private(set) var sentBytes: [IPAddress: Int] = [:]
+  package private(set) var receivedBytes: [IPAddress: Int] = [:]
+
+  static let memory = 128
+
+  init() {}
+
+  mutating func overhears(_ datagram: Datagram, random: inout SeededRandom) {
+    guard hearing > 0, Double(random.next() >> 11) * 0x1p-53 < hearing else { return }
+    if heard.count < Self.memory {
+      heard.append(datagram)
+    } else {
+      heard[next % Self.memory] = datagram
+    }
+    next += 1
+  }
+
+  func any(random: inout SeededRandom) -> Datagram? {
+    heard.isEmpty ? nil : heard[Int(random.next() % UInt64(heard.count))]
+  }
+
+  mutating func sent(_ bytes: Int, to address: IPAddress) { sentBytes[address, default: 0] += bytes }
+
+  mutating func received(_ datagram: Datagram, world: World) {
+    let from = datagram.source.address
+    receivedBytes[from, default: 0] += datagram.bytes.count
+    if receivedBytes[from, default: 0] > 3 * sentBytes[from, default: 0] {
+      world.violation(
+        "\(from) sent \(receivedBytes[from, default: 0]) bytes to the attacker for \(sentBytes[from, default: 0])")
+    }
+  }
+}
+
+extension World {
+  /// Sends `count` hostile packets to a node.
+  package func attack(_ target: Int, count: Int) {
+    guard let destination = nodes[target].addresses.first(where: \.isV4) else { return }
+    network.attach(host: Network.attacker, addresses: [Attacker.address])
+    for _ in 0..<count {
+      statistics.attacks += 1
+      var bytes: [UInt8]
+      var source = Endpoint(Attacker.address, UInt16(truncatingIfNeeded: 1_024 + pick(0...50_000)))
+      var to = Endpoint(destination, nodes[target].port)
+      let kind = pick(0...9)
+      if kind < 8, let copy = attacker.any(random: &random) {
+        bytes = copy.bytes
+        switch kind {
+        case 0, 1:
+          // To whom it was meant, but from here.
+          to = copy.destination
+        case 2:
+          // The exact packet once more.
+          source = copy.source
+          to = copy.destination
+        case 3:
+          bytes.removeLast(Int(pick(0...Int64(bytes.count))))
+        case 4, 5:
+          if !bytes.isEmpty {
+            bytes[Int(pick(0...Int64(bytes.count - 1)))] ^= UInt8(1 << pick(0...7))
+          }
+          to = copy.destination
+          if kind == 5 { source = copy.source }
+        default:
+          // To somebody else.
+          break
+        }
+      } else {
+        bytes = random.bytes(Int(pick(0...1_400)))
+        if kind == 8, bytes.count >= 4 {
+          bytes[0] = UInt8(pick(1...4))
+          bytes[1] = 0
+          bytes[2] = 0
+          bytes[3] = 0
+        }
+      }
+      guard let owner = network.owner(of: to.address), owner < nodes.count else { continue }
+      if source.address == Attacker.address { attacker.sent(bytes.count, to: to.address) }
+      let datagram = Datagram(source: source, destination: to, bytes: bytes, from: Network.attacker)
+      schedule(.datagram(datagram), after: time(.milliseconds(1), .milliseconds(40)))
+    }
+  }
+}

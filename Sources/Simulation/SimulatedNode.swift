@@ -1,0 +1,368 @@
+/// A machine with an agent: runs the real `Node` as the agent's runtime does,
+/// over virtual sockets. Its process can be killed and started again with what
+/// was on its disk; the machine can sleep, move, and have a wrong clock.
+
+#if canImport(Bytes)
+  package import Bytes
+  internal import Crypto
+  internal import Mux
+  package import NodeCore
+  package import Paths
+  internal import Signaling
+  internal import Tunnels
+#endif
+
+package final class SimulatedNode {
+  unowned let world: World
+  package let index: Int
+  package let name: String
+  let key: KeyPair
+  package private(set) var node: Node?
+  /// Counts starts; names the process in events that come late.
+  package private(set) var process = 0
+  package private(set) var addresses: [IPAddress]
+  let prefix: Int
+  package let port: UInt16
+  /// Nanoseconds that the wall clock is wrong by.
+  package var wallOffset: Int64 = 0
+  package private(set) var isSuspended = false
+  package var uplinkSettings = UplinkSettings()
+  package var usesTLS = false
+  package var mutations = NodeMutations()
+
+  // Disk: written at once or soon; a kill loses what was not.
+  private var disk: [NodeRecord] = []
+  private var unsaved: [NodeRecord] = []
+  private var isSaveScheduled = false
+
+  private var inbox: [Datagram] = []
+  private var inboxBytes = 0
+  private var isReadScheduled = false
+  private var wakeAt = Instant.distantFuture
+  private var wakeToken: UInt64 = 0
+  private var isDraining = false
+  /// Wakes in a row that were due at once.
+  private var hurry = 0
+  var uplink = UplinkState()
+
+  /// Flow → conversation and side.
+  var flows: [FlowID: (number: Int, isNear: Bool)] = [:]
+  var watch = WireWatch()
+
+  static let inboxLimit = 512 * 1024
+  /// One batch of the loop waits this long at most.
+  static let latency = TimeAmount.microseconds(100)
+
+  init(world: World, index: Int, name: String, addresses: [IPAddress], prefix: Int) {
+    self.world = world
+    self.index = index
+    self.name = name
+    self.addresses = addresses
+    self.prefix = prefix
+    key = X25519.generate(using: &world.random)
+    port = UInt16(40_000 + index)
+  }
+
+  package var isRunning: Bool { node != nil }
+
+  // MARK: Life
+
+  package func start() {
+    guard node == nil else { return }
+    process += 1
+    world.note("\(name): started")
+    var settings = NodeSettings(
+      name: name, staticKey: key, incarnation: world.random.next() | 1, version: "simulated",
+      os: "none", port: port, seed: world.random.bytes(32), token: SimulatedServer.token,
+      loginCost: .cheap)
+    mutations.apply(to: &settings)
+    node = Node(settings: settings, records: disk, now: world.now)
+    watch.restart()
+    setNetwork()
+    connectSignal()
+    drain()
+  }
+
+  /// kill -9: what was not on disk is gone; the kernel resets the connections,
+  /// unless the whole machine vanished.
+  package func kill(silently: Bool = false) {
+    guard node != nil else { return }
+    world.note("\(name): killed\(silently ? " silently" : "")")
+    world.statistics.kills += 1
+    process += 1
+    node = nil
+    unsaved.removeAll()
+    inbox.removeAll()
+    inboxBytes = 0
+    wakeToken += 1
+    wakeAt = .distantFuture
+    let lost = flows.values.sorted { ($0.number, $0.isNear ? 0 : 1) < ($1.number, $1.isNear ? 0 : 1) }
+    flows.removeAll()
+    for entry in lost { world.conversations[entry.number].killed(isNear: entry.isNear) }
+    if !silently {
+      for pipe in [uplink.signal, uplink.leg] {
+        if let pipe { world.pipes[pipe]?.reset(toServer: true) }
+      }
+    }
+    uplink = UplinkState()
+  }
+
+  /// The machine sleeps: nothing runs, time goes on.
+  package func suspend() {
+    guard !isSuspended else { return }
+    world.note("\(name): suspended")
+    isSuspended = true
+  }
+
+  package func resume() {
+    guard isSuspended else { return }
+    world.note("\(name): resumed")
+    isSuspended = false
+    for id in world.pipes.keys.sorted() where world.pipes[id]?.node == index {
+      world.schedule(.pipe(id, toServer: false), after: .microseconds(50))
+    }
+    guard let node else { return }
+    scheduleRead()
+    node.advance(to: world.now)
+    resumeUplink()
+    drain()
+  }
+
+  /// Other interfaces than before. Connections over an address that is gone
+  /// hear nothing any more.
+  package func move(to new: [IPAddress]) {
+    world.note("\(name): moves to \(new)")
+    let gone = addresses.filter { !new.contains($0) }
+    world.network.detach(host: index, addresses: addresses)
+    world.network.attach(host: index, addresses: new)
+    if let first = addresses.first, gone.contains(first) {
+      for pipe in world.pipes.values where pipe.node == index {
+        pipe.isBlackHole = true
+        let id = pipe.id
+        world.after(Pipe.userTimeout) { $0.pipes[id]?.expire() }
+      }
+    }
+    addresses = new
+    guard node != nil else { return }
+    world.after(.milliseconds(20)) { world in
+      let node = world.nodes[self.index]
+      node.setNetwork()
+      node.networkChanged()
+      node.drain()
+    }
+  }
+
+  private func setNetwork() {
+    node?.setNetwork(
+      addresses: addresses.map { AddressPrefix($0, $0.isV4 ? prefix : 64) },
+      socketV4: 1, socketV6: 2, now: world.now)
+  }
+
+  var wallClock: UInt64 {
+    UInt64(max(0, Int64(World.wallClockAtStart) + world.elapsed.nanoseconds + wallOffset))
+  }
+
+  // MARK: In
+
+  func arrived(_ datagram: Datagram) {
+    guard node != nil, datagram.destination.port == port else { return }
+    guard inboxBytes + datagram.bytes.count <= Self.inboxLimit else {
+      world.statistics.lost += 1
+      return
+    }
+    inbox.append(datagram)
+    inboxBytes += datagram.bytes.count
+    scheduleRead()
+  }
+
+  private func scheduleRead() {
+    guard !isReadScheduled, !isSuspended, !inbox.isEmpty else { return }
+    isReadScheduled = true
+    world.schedule(.read(node: index), after: world.time(.zero, Self.latency))
+  }
+
+  func read() {
+    isReadScheduled = false
+    guard let node, !isSuspended, !inbox.isEmpty else { return }
+    let datagrams = inbox
+    inbox.removeAll(keepingCapacity: true)
+    inboxBytes = 0
+    hurry = 0
+    for datagram in datagrams {
+      watch.received(from: datagram.source.address, bytes: datagram.bytes.count)
+      var bytes = datagram.bytes
+      var span = bytes.mutableSpan
+      var packet = span.mutableBytes
+      node.receive(
+        &packet,
+        from: .udp(socket: datagram.destination.address.isV4 ? 1 : 2, remote: datagram.source),
+        now: world.now)
+    }
+    node.finishReceiving(now: world.now)
+    drain()
+  }
+
+  func tooLong(_ destination: Endpoint, limit: Int, process: Int) {
+    guard process == self.process, let node, !isSuspended else { return }
+    node.datagramTooLong(
+      on: .udp(socket: destination.address.isV4 ? 1 : 2, remote: destination), limit: limit,
+      now: world.now)
+    drain()
+  }
+
+  // MARK: Time
+
+  func wake(_ token: UInt64) {
+    guard token == wakeToken, let node else { return }
+    wakeAt = .distantFuture
+    guard !isSuspended else { return }
+    node.advance(to: world.now)
+    drain()
+  }
+
+  private func arm() {
+    guard let node else { return }
+    let deadline = node.nextDeadline
+    if deadline <= world.now {
+      hurry += 1
+      if hurry == 2_000 {
+        world.violation("\(name): awake without rest; its deadline never moves")
+      }
+    } else if deadline > world.now + .milliseconds(1) {
+      hurry = 0
+    }
+    let due = max(deadline, world.now + .microseconds(50))
+    guard due != wakeAt else { return }
+    wakeAt = due
+    wakeToken += 1
+    if due < .distantFuture { world.schedule(.wake(node: index, token: wakeToken), at: due) }
+  }
+
+  // MARK: Drain
+
+  func drain() {
+    guard !isDraining else { return }
+    isDraining = true
+    defer { isDraining = false }
+    var rounds = 0
+    while let node {
+      let isFull = node.pollTransmit(into: world.batch, now: world.now, wallClock: wallClock)
+      flush()
+      var sawEvent = false
+      while let event = self.node?.pollEvent() {
+        sawEvent = true
+        handle(event)
+      }
+      sendSignals()
+      rounds += 1
+      if !isFull && !sawEvent { break }
+      if rounds == 10_000 {
+        world.violation("\(name): never stops sending or telling")
+        break
+      }
+    }
+    arm()
+  }
+
+  private func flush() {
+    let batch = world.batch
+    let segments = batch.segments
+    for segment in segments {
+      let bytes = batch.withSegment(segment) { [UInt8]($0) }
+      switch segment.carrier.kind {
+      case .udp:
+        let remote = segment.carrier.remote
+        guard let source = addresses.first(where: { $0.isV4 == remote.address.isV4 }) else {
+          continue
+        }
+        if let words = watch.sent(to: remote.address, bytes: bytes.count, now: world.now) {
+          world.violation("\(name): \(words)")
+        }
+        world.transmit(Endpoint(source, port), remote, bytes, from: index)
+      case .relay:
+        sendRelayed(segment.carrier, bytes)
+      case .tcp:
+        world.violation("\(name): sends on a TCP carrier that cannot exist")
+      }
+    }
+    batch.removeAll()
+    flushRelayed()
+  }
+
+  // MARK: Events of the node
+
+  private func handle(_ event: NodeEvent) {
+    switch event {
+    case .online:
+      online()
+    case .signalClosed(let reason):
+      signalMustClose(reason)
+    case .loginRefused(_, let words):
+      loginRefused(words)
+    case .dial(let flow, let request):
+      dial(flow, request)
+    case .flowOpened(let flow):
+      if let entry = flows[flow] {
+        world.conversations[entry.number].opened()
+        world.conversations[entry.number].pump(isNear: entry.isNear)
+      }
+    case .flowReadable(let flow), .flowWritable(let flow), .flowFinished(let flow):
+      if let entry = flows[flow] { world.conversations[entry.number].pump(isNear: entry.isNear) }
+    case .flowEnded(let flow, let end):
+      if let entry = flows.removeValue(forKey: flow) {
+        world.conversations[entry.number].ended(isNear: entry.isNear, end)
+      }
+    case .flowClosed(let flow):
+      if let entry = flows.removeValue(forKey: flow) {
+        world.conversations[entry.number].closed(isNear: entry.isNear)
+      }
+    case .pong, .pingFailed:
+      break
+    case .store(let record):
+      store(record)
+    case .log(let line):
+      switch line.code {
+      case "path": world.statistics.pathChanges += 1
+      case "session": world.statistics.sessions += 1
+      case "protocol": world.violation("\(name): \(line.words)")
+      default: break
+      }
+      world.note("\(name): [\(line.code)] \(line.words)")
+    }
+  }
+
+  private func store(_ record: NodeRecord) {
+    if case .stampCeiling = record {
+      disk.append(record)
+      save()
+      return
+    }
+    unsaved.append(record)
+    guard !isSaveScheduled else { return }
+    isSaveScheduled = true
+    let process = process
+    world.after(.milliseconds(100)) { world in
+      let node = world.nodes[self.index]
+      node.isSaveScheduled = false
+      if node.process == process { node.save() }
+    }
+  }
+
+  private func save() {
+    disk += unsaved
+    unsaved.removeAll()
+    // Only the newest of each kind counts; kept short as the agent does.
+    if disk.count > 256 { disk.removeFirst(disk.count - 256) }
+  }
+}
+
+// MARK: What tests ask
+
+extension SimulatedNode {
+  package var isOnline: Bool { node?.isOnline == true }
+
+  /// The code of the tier in use to another node ("udp-direct"); nil without a path.
+  package func tier(to other: SimulatedNode) -> String? {
+    node?.status(of: other.name, now: world.now)?.tier?.code
+  }
+}
