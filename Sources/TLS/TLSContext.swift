@@ -43,13 +43,16 @@ package final class TLSContext: @unchecked Sendable {
     let made = TLSContext(context, isServer: false, verification: verification)
     switch verification {
     case .callerDecides:
-      // Without a store of authorities the opinion is simply "no".
-      SSL_CTX_set_default_verify_paths(context)
+      // The directory is looked into only when a certificate asks for it; the
+      // bundle would be parsed whole, 30 ms and a megabyte for an opinion.
+      // Without either the opinion is simply "no".
+      SSL_CTX_set_default_verify_dir(context)
       SSL_CTX_set_verify(context, SSL_VERIFY_NONE, nil)
     case .authorities:
-      guard SSL_CTX_set_default_verify_paths(context) == 1 else {
-        throw .library(TLSErrors.take())
+      guard let store = authorities else {
+        throw .library("the system's certificate authorities cannot be read")
       }
+      SSL_CTX_set1_cert_store(context, store)
       SSL_CTX_set_verify(context, SSL_VERIFY_PEER, nil)
     case .only(let pem):
       let store = SSL_CTX_get_cert_store(context)
@@ -64,6 +67,19 @@ package final class TLSContext: @unchecked Sendable {
     }
     return made
   }
+
+  /// The system's authorities, read once in the life of the process. Its
+  /// certificates are added here only; OpenSSL locks the store when it looks.
+  nonisolated(unsafe) private static let authorities: OpaquePointer? = {
+    guard let store = X509_STORE_new() else { return nil }
+    guard X509_STORE_set_default_paths(store) == 1 else {
+      X509_STORE_free(store)
+      TLSErrors.clear()
+      return nil
+    }
+    TLSErrors.clear()
+    return store
+  }()
 
   /// - Parameters:
   ///   - certificate: PEM, the leaf first, then what leads to an authority.
