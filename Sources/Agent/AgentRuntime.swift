@@ -33,6 +33,7 @@ package final class AgentRuntime {
   private var socketV6: UDPSocket?
   var uplinks: UplinkManager?
   private var api: LocalAPI?
+  private var carriers: CarrierConnections?
   private(set) lazy var tunnels = TunnelManager(self)
   private var bridges: [Int: FlowBridge] = [:]
   private var monitor: NetworkMonitor?
@@ -48,8 +49,9 @@ package final class AgentRuntime {
   static let version = ProductVersion.text
 
   /// Opens the state directory and the sockets; nothing is sent yet.
+  /// - Parameter usesTCPCarriers: the test hook of `CarrierConnections`.
   package init(
-    options: AgentOptions, loop: EventLoop, log: AgentLog
+    options: AgentOptions, loop: EventLoop, log: AgentLog, usesTCPCarriers: Bool = false
   ) throws(AgentStartFailure) {
     self.options = options
     self.loop = loop
@@ -81,12 +83,12 @@ package final class AgentRuntime {
     state["port"] = JSONValue(sockets.port)
     state.save()
     if let failure = state.lastFailure { throw AgentStartFailure(failure) }
-    node = Node(
-      settings: NodeSettings(
-        name: options.node, staticKey: key, incarnation: random.next() | 1, version: Self.version,
-        os: "\(ProcessSettings.systemName) \(ProcessSettings.kernelRelease)", port: sockets.port,
-        seed: random.bytes(32), token: options.token.value),
-      records: state.records, now: loop.now)
+    var settings = NodeSettings(
+      name: options.node, staticKey: key, incarnation: random.next() | 1, version: Self.version,
+      os: "\(ProcessSettings.systemName) \(ProcessSettings.kernelRelease)", port: sockets.port,
+      seed: random.bytes(32), token: options.token.value)
+    settings.usesTCPCarriers = usesTCPCarriers
+    node = Node(settings: settings, records: state.records, now: loop.now)
     self.random = random
     weak var me: AgentRuntime?
     timer = LoopTimer(loop) { me?.tick() }
@@ -110,6 +112,13 @@ package final class AgentRuntime {
     let api = try LocalAPI(self)
     self.api = api
     node.exitPolicy.protectedPorts = [api.endpoint.port]
+    if node.settings.usesTCPCarriers {
+      do throws(SystemError) {
+        carriers = try CarrierConnections(self, port: node.settings.port)
+      } catch {
+        throw AgentStartFailure("-port \(node.settings.port) (TCP): \(error)")
+      }
+    }
     tunnels.start()
     let uplinks = UplinkManager(self)
     self.uplinks = uplinks
@@ -121,6 +130,7 @@ package final class AgentRuntime {
     guard !isStopped else { return }
     isStopped = true
     api?.stop()
+    carriers?.close()
     tunnels.stop()
     for bridge in bridges.values { bridge.connection.reset() }
     bridges.removeAll()
@@ -234,11 +244,12 @@ package final class AgentRuntime {
         uplinks?.sendRelayed(batch, segments[index])
         index += 1
       case .tcp:
-        // Direct TCP carriers come with their own issue; no path leads here.
+        carriers?.send(batch, segments[index])
         index += 1
       }
     }
     uplinks?.flushRelayed()
+    carriers?.flush()
     batch.removeAll()
   }
 
@@ -268,6 +279,8 @@ package final class AgentRuntime {
       if let bridge = takeBridge(flow) { bridge.connection.reset() }
     case .flowClosed(let flow):
       if let bridge = takeBridge(flow) { bridge.connection.closeWhenFlushed() }
+    case .dialCarrier(let peer, let endpoint):
+      carriers?.dial(peer, endpoint)
     case .pong(let token, let roundTrip, let path):
       pingWaiters.removeValue(forKey: token)?(.success((roundTrip, path)))
     case .pingFailed(let token, let words):

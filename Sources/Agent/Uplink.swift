@@ -78,6 +78,9 @@ final class Uplink: SecureStreamDelegate {
     return socket.send(binaryLimit: limit, body) != nil
   }
 
+  /// Asks for one `uplinkWritable` when no more than `bytes` wait here.
+  func notify(below bytes: Int) { stream?.notify(below: bytes) }
+
   func flush() {
     guard let socket, let stream, !isOver else { return }
     while socket.outputCount > 0 {

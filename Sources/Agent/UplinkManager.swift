@@ -228,6 +228,7 @@ final class UplinkManager: UplinkDelegate {
     if !isLegBlocked, leg.backlog > Self.legBacklog {
       isLegBlocked = true
       agent.node.setConnectionBlocked(leg.number, true)
+      leg.notify(below: Self.legBacklog / 4)
     }
   }
 
@@ -305,7 +306,11 @@ final class UplinkManager: UplinkDelegate {
   }
 
   func uplinkWritable(_ uplink: Uplink) {
-    guard uplink === leg, isLegBlocked, uplink.backlog <= Self.legBacklog / 2 else { return }
+    guard uplink === leg, isLegBlocked else { return }
+    guard uplink.backlog <= Self.legBacklog / 2 else {
+      uplink.notify(below: Self.legBacklog / 4)
+      return
+    }
     isLegBlocked = false
     agent.node.setConnectionBlocked(uplink.number, false)
   }

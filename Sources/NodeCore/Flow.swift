@@ -3,9 +3,9 @@
 /// `Node+Flows.swift`.
 
 #if canImport(Bytes)
-internal import Bytes
-internal import Mux
-internal import Tunnels
+  internal import Bytes
+  internal import Mux
+  internal import Tunnels
 #endif
 
 struct Flow {

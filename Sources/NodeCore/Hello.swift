@@ -4,7 +4,7 @@
 /// arrives; numbered packets wait (bounded) until the peer's HELLO has come.
 
 #if canImport(Bytes)
-internal import Bytes
+  internal import Bytes
 #endif
 
 struct Hello {

@@ -4,10 +4,10 @@
 /// spec "Tunnel semantics"; docs/protocol/tunnels.md.
 
 #if canImport(Bytes)
-package import Bytes
-internal import Mux
-internal import Paths
-package import Tunnels
+  package import Bytes
+  internal import Mux
+  internal import Paths
+  package import Tunnels
 #endif
 
 // MARK: Near end

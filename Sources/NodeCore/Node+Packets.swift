@@ -2,11 +2,11 @@
 /// wants to leave into the batch. No allocation per packet.
 
 #if canImport(Bytes)
-package import Bytes
-internal import Mux
-internal import Paths
-internal import Signaling
-internal import WireGuard
+  package import Bytes
+  internal import Mux
+  internal import Paths
+  internal import Signaling
+  internal import WireGuard
 #endif
 
 extension Node {
@@ -41,6 +41,7 @@ extension Node {
         peer.handshakeCarrier = carrier
         drainKeeper(now: now)
       }
+      if carrier.kind == .tcp { learnCarrier(carrier, of: peer, now: now) }
       let isData = type != PathMessage.type
       peer.paths.received(
         from: carrier, bytes: packet.byteCount, carriesData: isData, now: now)
@@ -203,7 +204,8 @@ extension Node {
   private func fill(
     _ peer: Peer, lane: LaneID, mode: FillMode, into batch: TransmitBatch, now: Instant
   ) -> Bool {
-    guard let carrier = peer.paths.carrier(of: lane), let maximum = peer.paths.maximumPacket(of: lane)
+    guard let carrier = peer.paths.carrier(of: lane),
+      let maximum = peer.paths.maximumPacket(of: lane)
     else { return true }
     let isRelay = carrier.kind == .relay
     if isRelay, leg?.connection != carrier.socket { return true }
@@ -216,6 +218,7 @@ extension Node {
     var isFull = false
     while true {
       if isRelay, leg?.isBlocked == true { break }
+      if carrier.kind == .tcp, blockedCarriers.contains(carrier.socket) { break }
       guard batch.freeCapacity >= Node.batchReserve else {
         isFull = true
         break

@@ -3,11 +3,11 @@
 /// are dead. DESIGN §1.1, §2.
 
 #if canImport(Bytes)
-package import Bytes
-internal import Mux
-internal import Paths
-internal import Signaling
-internal import WireGuard
+  package import Bytes
+  internal import Mux
+  internal import Paths
+  internal import Signaling
+  internal import WireGuard
 #endif
 
 extension Node {
@@ -83,7 +83,14 @@ extension Node {
   }
 
   func addCandidates(_ candidates: [SignalledCandidate], to peer: Peer, now: Instant) {
-    for candidate in candidates where candidate.transport == .udp {
+    for candidate in candidates {
+      if candidate.transport == .tcp {
+        if settings.usesTCPCarriers, peer.tcpCarrier == nil {
+          emit(.dialCarrier(peer: peer.name, candidate.endpoint))
+        }
+        continue
+      }
+      if settings.usesTCPCarriers { continue }
       guard let socket = candidate.endpoint.address.isV4 ? socketV4 : socketV6 else { continue }
       let kind: CandidateKind =
         switch candidate.kind {
@@ -132,7 +139,14 @@ extension Node {
 
   /// The kernel takes no more (or takes again) on this connection.
   package func setConnectionBlocked(_ connection: UInt32, _ isBlocked: Bool) {
-    guard leg?.connection == connection else { return }
+    guard leg?.connection == connection else {
+      if isBlocked {
+        blockedCarriers.insert(connection)
+      } else if blockedCarriers.remove(connection) != nil {
+        for peer in peers where peer.tcpCarrier?.socket == connection { touch(peer) }
+      }
+      return
+    }
     leg?.isBlocked = isBlocked
     if !isBlocked {
       for peer in peers where peer.relayCarrier != nil { touch(peer) }
@@ -177,6 +191,44 @@ extension Node {
     touch(peer)
   }
 
+  // MARK: Direct TCP carriers
+
+  /// A connection we dialled for `name` is open. It points at no third party.
+  package func carrierDialed(
+    _ name: String, connection: UInt32, remote: Endpoint, now: Instant
+  ) {
+    clock = now
+    guard let index = peerNames[name], peers[index].tcpCarrier == nil else { return }
+    openCarrier(.tcp(connection: connection, remote: remote), of: peers[index], now: now)
+    settle(now: now)
+  }
+
+  /// An authentic packet of `peer` came through a TCP connection we accepted.
+  func learnCarrier(_ carrier: Carrier, of peer: Peer, now: Instant) {
+    guard settings.usesTCPCarriers, peer.tcpCarrier == nil else { return }
+    openCarrier(carrier, of: peer, now: now)
+  }
+
+  private func openCarrier(_ carrier: Carrier, of peer: Peer, now: Instant) {
+    peer.tcpCarrier = carrier
+    peer.paths.carrierOpened(carrier, tier: .tcpDirect, now: now)
+    if keeper.canSeal(peer.handle, now: now) {
+      peer.paths.sessionEstablished(through: carrier, now: now)
+    }
+    touch(peer)
+  }
+
+  package func carrierClosed(connection: UInt32, now: Instant) {
+    clock = now
+    blockedCarriers.remove(connection)
+    for peer in peers where peer.tcpCarrier?.socket == connection {
+      if let carrier = peer.tcpCarrier { peer.paths.carrierClosed(carrier, now: now) }
+      peer.tcpCarrier = nil
+      touch(peer)
+    }
+    settle(now: now)
+  }
+
   // MARK: What the machines below report
 
   func drainKeeper(now: Instant) {
@@ -197,7 +249,8 @@ extension Node {
         guard let peer = peer(handle) else { continue }
         log(
           .info, "stale-stamp",
-          "\(peer.name) sent a handshake with an old time stamp (its clock went back?); answering with one of ours")
+          "\(peer.name) sent a handshake with an old time stamp (its clock went back?); answering with one of ours"
+        )
       case .handshakeGaveUp(let handle):
         guard let peer = peer(handle) else { continue }
         peer.meeting = .none

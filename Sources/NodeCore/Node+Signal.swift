@@ -9,13 +9,13 @@
 /// ```
 
 #if canImport(Bytes)
-package import Bytes
-internal import Crypto
-internal import Mux
-internal import Paths
-internal import Signaling
-internal import Tunnels
-internal import WireGuard
+  package import Bytes
+  internal import Crypto
+  internal import Mux
+  internal import Paths
+  internal import Signaling
+  internal import Tunnels
+  internal import WireGuard
 #endif
 
 enum SignalState {

@@ -8,13 +8,13 @@
 /// then sleeps until `nextDeadline` and calls `advance`.
 
 #if canImport(Bytes)
-package import Bytes
-internal import Crypto
-internal import Mux
-package import Paths
-internal import Signaling
-package import Tunnels
-internal import WireGuard
+  package import Bytes
+  internal import Crypto
+  internal import Mux
+  package import Paths
+  internal import Signaling
+  package import Tunnels
+  internal import WireGuard
 #endif
 
 /// Packets and messages dropped by the node itself, by reason.
@@ -66,6 +66,8 @@ package final class Node {
   var ticket: RelayTicket?
   var ticketCounter: UInt64 = 0
   var leg: (connection: UInt32, remote: Endpoint, isBlocked: Bool)?
+  /// Direct TCP carriers that take no more for now.
+  var blockedCarriers: Set<UInt32> = []
   /// Peers the last process had sessions with; initiated to once online.
   var formerPeers: Set<String> = []
 
@@ -157,7 +159,8 @@ package final class Node {
       if address.isLoopback, !seenAt.address.isLoopback { continue }
       result.append(
         SignalledCandidate(
-          kind: .host, transport: .udp, endpoint: Endpoint(address, settings.port)))
+          kind: .host, transport: settings.usesTCPCarriers ? .tcp : .udp,
+          endpoint: Endpoint(address, settings.port)))
     }
     return result
   }

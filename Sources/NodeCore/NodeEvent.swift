@@ -1,8 +1,8 @@
 /// What a node tells its driver. Values only; polled with `Node.pollEvent()`.
 
 #if canImport(Bytes)
-package import Bytes
-package import Tunnels
+  package import Bytes
+  package import Tunnels
 #endif
 
 /// One tunnelled connection as this node sees it, near or far end. The
@@ -16,7 +16,6 @@ package struct FlowID: Hashable, Sendable {
     self.generation = generation
   }
 }
-
 
 /// Why a flow ended without both sides finishing.
 package enum FlowEnd: Hashable, Sendable {
@@ -108,6 +107,9 @@ package enum NodeEvent: Hashable, Sendable {
   case flowEnded(FlowID, FlowEnd)
   /// Both directions are over in good order; the name is dead.
   case flowClosed(FlowID)
+
+  /// Dial a direct TCP carrier to this peer, then `carrierDialed`.
+  case dialCarrier(peer: String, Endpoint)
 
   case pong(token: UInt32, roundTrip: TimeAmount, path: String)
   case pingFailed(token: UInt32, words: String)

@@ -2,10 +2,10 @@
 /// where they come from (flags, files) is the driver's business.
 
 #if canImport(Bytes)
-package import Bytes
-package import Crypto
-package import Mux
-package import Signaling
+  package import Bytes
+  package import Crypto
+  package import Mux
+  package import Signaling
 #endif
 
 /// Bounds of a node's tables and its waiting times.
@@ -49,6 +49,9 @@ package struct NodeSettings: Sendable {
   package var loginCost: LoginCost
   /// Ciphers this node states in its certificate.
   package var ciphers: CipherSet
+  /// Offer and dial direct TCP carriers instead of UDP ones. A test hook until
+  /// the tier itself is built: benchmarks measure the carrier with it.
+  package var usesTCPCarriers = false
   /// Proof of the agent's own identity key for the certificate; may be empty.
   package var identityProof: [UInt8]
   /// Protections switched off, so that a mutation check can show that the

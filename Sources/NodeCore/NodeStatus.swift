@@ -2,11 +2,11 @@
 /// `get ep` and the API. Made on demand, never on the packet path.
 
 #if canImport(Bytes)
-package import Bytes
-internal import Mux
-package import Paths
-internal import Signaling
-internal import WireGuard
+  package import Bytes
+  internal import Mux
+  package import Paths
+  internal import Signaling
+  internal import WireGuard
 #endif
 
 package struct PeerStatus: Sendable {
@@ -44,7 +44,8 @@ extension Node {
 
   /// One member; nil when there is none of that name or endpoint id.
   package func status(of name: String, now: Instant) -> PeerStatus? {
-    guard let peer = peers.first(where: { !$0.isRemoved && ($0.name == name || $0.endpointID == name) })
+    guard
+      let peer = peers.first(where: { !$0.isRemoved && ($0.name == name || $0.endpointID == name) })
     else { return nil }
     return status(of: peer, now: now)
   }
@@ -58,7 +59,8 @@ extension Node {
       isOnline: peer.isOnline || peer.isConnected, version: peer.version, seenAt: peer.seenAt,
       offers: peer.offers.map { ($0.tunnel, $0.isInbound) }, tier: primary?.tier,
       address: primary?.carrier.remote,
-      roundTrip: lane.flatMap { $0.hasRoundTrip ? $0.smoothedRoundTrip : nil } ?? primary?.roundTrip,
+      roundTrip: lane.flatMap { $0.hasRoundTrip ? $0.smoothedRoundTrip : nil }
+        ?? primary?.roundTrip,
       lossPerMille: primary?.lossPerMille ?? 0,
       bytesSent: paths.reduce(0) { $0 &+ $1.bytesSent },
       bytesReceived: paths.reduce(0) { $0 &+ $1.bytesReceived },

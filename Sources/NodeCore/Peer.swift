@@ -3,13 +3,13 @@
 /// node changes parts of it in place.
 
 #if canImport(Bytes)
-internal import Bytes
-internal import Crypto
-internal import Mux
-internal import Paths
-internal import Signaling
-internal import Tunnels
-internal import WireGuard
+  internal import Bytes
+  internal import Crypto
+  internal import Mux
+  internal import Paths
+  internal import Signaling
+  internal import Tunnels
+  internal import WireGuard
 #endif
 
 final class Peer {
@@ -50,6 +50,7 @@ final class Peer {
   var lastAsked = Instant.distantPast
   var channel: UInt32 = 0
   var relayCarrier: Carrier?
+  var tcpCarrier: Carrier?
   /// The crossing side initiates by itself only after this much silence.
   var initiateAt: Instant?
   /// Somebody waits for this session (an open, a ping, streams).

@@ -103,6 +103,15 @@ extension StreamConnection {
     return true
   }
 
+  /// Asks for one `connectionWritable` when no more than `bytes` wait here, for
+  /// an owner that stops before its writes are refused.
+  package func notify(below bytes: Int) {
+    drainMark = bytes
+    if buffer.count <= bytes {
+      loop.schedule(at: loop.now) { [weak self] in self?.flush() }
+    }
+  }
+
   /// Sends what the kernel takes of the backlog. May call `connectionWritable`
   /// or `connectionFailed` before it returns, unlike the writes.
   package func flush() {
@@ -125,8 +134,10 @@ extension StreamConnection {
       if isWriteEnding { endWriting() }
     }
     updateInterest()
-    if wantsRoom, buffer.count <= backlogLimit / 2 {
+    let isDrained = drainMark.map { buffer.count <= $0 } ?? false
+    if isDrained || (wantsRoom && buffer.count <= backlogLimit / 2) {
       wantsRoom = false
+      drainMark = nil
       delegate?.connectionWritable(self)
     }
   }

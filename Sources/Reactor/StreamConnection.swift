@@ -98,6 +98,8 @@ package final class StreamConnection: ReadinessHandler {
   var isWriteEnding = false
   var isWriteEnded = false
   var wantsRoom = false
+  /// Set by `notify(below:)`.
+  var drainMark: Int?
   var closesWhenFlushed = false
   private var isReadPaused = false
   /// Taken out of epoll: the kernel had something to tell that nobody wants yet.

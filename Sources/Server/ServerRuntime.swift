@@ -234,6 +234,7 @@ package final class ServerRuntime {
     while true {
       guard channel.backlog < Self.legBacklog else {
         blockedLegs.insert(number)
+        channel.notify(below: Self.legBacklog)
         break
       }
       var hasMore = false
@@ -243,6 +244,7 @@ package final class ServerRuntime {
       }
       guard written != nil else {
         blockedLegs.insert(number)
+        channel.notify(below: Self.legBacklog)
         break
       }
       channel.flush()

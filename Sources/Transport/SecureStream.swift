@@ -110,6 +110,12 @@ package final class SecureStream: ConnectionDelegate {
     return true
   }
 
+  /// Asks for one `streamWritable` when no more than `bytes` wait here.
+  package func notify(below bytes: Int) {
+    isShort = true
+    connection.notify(below: bytes)
+  }
+
   // MARK: ConnectionDelegate
 
   package func connectionOpened(_ connection: StreamConnection) { begin() }

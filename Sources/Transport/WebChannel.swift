@@ -33,6 +33,7 @@ package final class WebChannel: SecureStreamDelegate {
   private var isOver = false
   private var isClosing = false
   private var wasShort = false
+  private var notifyMark = 65_536
 
   /// - Parameters:
   ///   - connection: accepted and open.
@@ -143,6 +144,14 @@ package final class WebChannel: SecureStreamDelegate {
     arm()
   }
 
+  /// Asks for one `channelWritable` when no more than half of `bytes` wait here:
+  /// for an owner that stops before its writes are refused.
+  package func notify(below bytes: Int) {
+    wasShort = true
+    notifyMark = bytes
+    stream.notify(below: bytes / 2)
+  }
+
   /// Ends it when what was sent before has left.
   package func close(code: UInt16 = 1000, reason: String = "") {
     guard !isOver, !isClosing else { return }
@@ -180,7 +189,11 @@ package final class WebChannel: SecureStreamDelegate {
 
   package func streamWritable(_ stream: SecureStream) {
     if socket == nil { flushHTTP() } else { flush() }
-    guard !isOver, wasShort, backlog < 65_536 else { return }
+    guard !isOver, wasShort else { return }
+    guard backlog <= notifyMark else {
+      stream.notify(below: notifyMark / 2)
+      return
+    }
     wasShort = false
     delegate?.channelWritable(self)
   }

@@ -49,7 +49,8 @@ enum AgentClient {
     }
 
     func run(within: TimeAmount) -> Result<Answer, Failure> {
-      loop.schedule(after: within) { [weak self] in self?.end(.failure(Failure(words: "no answer"))) }
+      loop.schedule(after: within) { [weak self] in self?.end(.failure(Failure(words: "no answer")))
+      }
       names.resolve(agent.host) { [weak self] found in
         guard let self else { return }
         switch found {

@@ -7,7 +7,9 @@ internal import Reactor
 enum AgentCommand {
   private static let configLimit = 4 << 20
 
-  static func run(_ arguments: AgentArguments) -> Int32 {
+  static func run(
+    _ arguments: AgentArguments, environment: [String: String]
+  ) -> Int32 {
     let config: [UInt8]?
     do throws(FileFailure) {
       config =
@@ -28,18 +30,24 @@ enum AgentCommand {
         do throws(FileFailure) {
           try Files.write(resolved.options.configPath, bytes, mode: 0o600)
         } catch {
-          log.warn("\(resolved.options.configPath) cannot be written: \(error); running all the same")
+          log.warn(
+            "\(resolved.options.configPath) cannot be written: \(error); running all the same")
         }
       }
-      return serve(resolved.options, log)
+      return serve(
+        resolved.options, log,
+        usesTCPCarriers: environment["MARTLET_TEST_TCP_CARRIER"] == "1")
     }
   }
 
-  private static func serve(_ options: AgentOptions, _ log: AgentLog) -> Int32 {
+  private static func serve(
+    _ options: AgentOptions, _ log: AgentLog, usesTCPCarriers: Bool
+  ) -> Int32 {
     do throws(SystemError) {
       let loop = try EventLoop(name: "agent")
       do throws(AgentStartFailure) {
-        let agent = try AgentRuntime(options: options, loop: loop, log: log)
+        let agent = try AgentRuntime(
+          options: options, loop: loop, log: log, usesTCPCarriers: usesTCPCarriers)
         try agent.start()
         let signals: SignalSource
         do throws(SystemError) {

@@ -14,7 +14,7 @@ enum Entry {
     ProcessSettings.prepare()
     switch invocation {
     case .exit(let exit): return finish(exit)
-    case .agent(let arguments): return AgentCommand.run(arguments)
+    case .agent(let arguments): return AgentCommand.run(arguments, environment: environment)
     case .server(let arguments): return ServerCommand.run(arguments, environment: environment)
     case .ztm(let invocation): return ZTMClient.run(invocation, environment: environment)
     case .martlet(let invocation):
@@ -52,7 +52,9 @@ enum Entry {
   static func write(_ text: String, to descriptor: Int32) {
     var bytes = Array(text.utf8)
     while !bytes.isEmpty {
-      let count = unsafe bytes.withUnsafeBytes { unsafe Glibc.write(descriptor, $0.baseAddress, $0.count) }
+      let count = unsafe bytes.withUnsafeBytes {
+        unsafe Glibc.write(descriptor, $0.baseAddress, $0.count)
+      }
       if count < 0 {
         if errno == EINTR || errno == EAGAIN { continue }
         return

@@ -82,12 +82,14 @@ enum MartletCommands {
         return ExitStatus.success
       }
       let mesh = status["meshes"]?[0]
-      var text = "Node \(word(mesh?["endpoint"]?["name"])) (\(word(mesh?["endpoint"]?["id"]))), version \(word(status["version"]))\n"
+      var text =
+        "Node \(word(mesh?["endpoint"]?["name"])) (\(word(mesh?["endpoint"]?["id"]))), version \(word(status["version"]))\n"
       text +=
         mesh?["connected"]?.bool == true
         ? "Server: connected\n" : "Server: not connected: \(word(mesh?["error"]))\n"
       var table = TextTable([
-        "PEER", "STATUS", "TIER", "ADDRESS", "RTT", "LOSS", "SENT", "RECEIVED", "SINCE", "WHY NOT BETTER",
+        "PEER", "STATUS", "TIER", "ADDRESS", "RTT", "LOSS", "SENT", "RECEIVED", "SINCE",
+        "WHY NOT BETTER",
       ])
       for peer in peers.array ?? [] {
         table.add([
@@ -124,7 +126,9 @@ enum MartletCommands {
 
   // MARK: Ping and why
 
-  private static func ping(_ peer: String, _ count: UInt64, _ invocation: MartletInvocation) -> Int32 {
+  private static func ping(_ peer: String, _ count: UInt64, _ invocation: MartletInvocation)
+    -> Int32
+  {
     var answered = 0
     var results: [JSONValue] = []
     for index in 0..<count {
@@ -135,7 +139,8 @@ enum MartletCommands {
         results.append(value)
         if !invocation.json {
           Entry.write(
-            "\(peer) through \(word(value["path"])): \(rounded(value["rttMs"]?.double ?? 0)) ms\n", to: 1)
+            "\(peer) through \(word(value["path"])): \(rounded(value["rttMs"]?.double ?? 0)) ms\n",
+            to: 1)
         }
       case .failure(let failure):
         results.append(["error": .string(failure.words)])
@@ -154,7 +159,8 @@ enum MartletCommands {
         Entry.write(value.text(.pretty), to: 1)
         return ExitStatus.success
       }
-      var text = "\(peer): \(word(value["tier"]).isEmpty ? "no path" : word(value["tier"])) \(word(value["address"]))\n"
+      var text =
+        "\(peer): \(word(value["tier"]).isEmpty ? "no path" : word(value["tier"])) \(word(value["address"]))\n"
       for better in value["whyNotBetter"]?.array ?? [] {
         text += "  not \(word(better["tier"])): \(word(better["reason"]))\n"
       }
@@ -169,7 +175,8 @@ enum MartletCommands {
       }
       text += table.text
       for decision in value["history"]?.array ?? [] {
-        text += "  \(word(decision["ageMs"])) ms ago: \(word(decision["reason"])) \(word(decision["carrier"]))\n"
+        text +=
+          "  \(word(decision["ageMs"])) ms ago: \(word(decision["reason"])) \(word(decision["carrier"]))\n"
       }
       Entry.write(text, to: 1)
       return ExitStatus.success

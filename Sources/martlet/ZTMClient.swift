@@ -64,7 +64,8 @@ enum ZTMClient {
       } catch {
         return Entry.fail(
           "ztm",
-          "no agent runs at \(invocation.agent); in this version it is started with inp2pc (permits are not active yet)")
+          "no agent runs at \(invocation.agent); in this version it is started with inp2pc (permits are not active yet)"
+        )
       }
     default:
       return Entry.fail("ztm", "stop the agent where it was started (it ends on SIGTERM)")
