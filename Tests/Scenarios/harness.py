@@ -130,9 +130,11 @@ class Host:
 
     def cut(self, address):
         """Drops everything between this machine and `address`, both ways."""
-        rules = (f"table inet cut {{ chain in {{ type filter hook input priority 0; "
-                 f"ip saddr {address} drop; }} chain out {{ type filter hook output priority 0; "
-                 f"ip daddr {address} drop; }} }}")
+        rules = (
+            "table inet cut {\n"
+            f" chain in {{ type filter hook input priority 0; ip saddr {address} drop; }}\n"
+            f" chain out {{ type filter hook output priority 0; ip daddr {address} drop; }}\n"
+            "}")
         self.run("nft", rules)
 
     def heal(self):
