@@ -63,6 +63,12 @@ extension ChannelRouter {
     signal(leg)
   }
 
+  /// Asks a leg whether it is still there; its PONG comes in as a frame.
+  package func ping(connection: UInt32) {
+    guard let leg = legOfConnection[connection] else { return }
+    queueControl(leg: leg, number: 0, kind: .ping, data: [])
+  }
+
   func misbehaves(_ leg: Int32) {
     guard legs[Int(leg)].violations != .max else { return }
     legs[Int(leg)].violations = .max

@@ -155,6 +155,9 @@ extension CoordinationServer {
       case .leg(let member)
       where member.connection == nil && now - member.offlineSince >= ServerLimits.legGrace:
         close(connection, .idle, now: now)
+      case .leg where now - max(connection.heard, connection.pinged) >= ServerLimits.legPing:
+        connection.pinged = now
+        router.ping(connection: connection.id)
       default: break
       }
     }

@@ -24,6 +24,8 @@ package enum ServerLimits {
   package static let legHelloTime = TimeAmount.seconds(5)
   /// Nodes send a heartbeat every 30 s; one that said nothing for so long is gone.
   package static let silence = TimeAmount.seconds(70)
+  /// A relay leg that said nothing for so long is asked whether it is there.
+  package static let legPing = TimeAmount.seconds(30)
   /// How often silent connections are looked for: silence + sweep ≤ 75 s.
   package static let sweep = TimeAmount.seconds(1)
   /// The same key may replace its own live session so often in `replacementTime`.

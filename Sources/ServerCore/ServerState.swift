@@ -31,6 +31,8 @@ final class ServerConnection {
   var phase: Phase
   var sealer: SignalSealer?
   var faults = 0
+  /// Relay leg: when it was last asked whether it is there.
+  var pinged = Instant.distantPast
   var sharesSent: Instant?
   /// From the login: shares to confirm. Half of it is the way to the node.
   var roundTrip = TimeAmount.zero

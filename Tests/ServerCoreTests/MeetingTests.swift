@@ -244,6 +244,29 @@ import Testing
     #expect(b.connection == nil)
   }
 
+  @Test func anIdleLegIsAskedAndKeptWhileItAnswers() throws {
+    let world = World()
+    let (a, b) = Self.two(world)
+    let leg = try #require(a.leg)
+    _ = world.legFrames(a)
+    var asked = 0
+    for _ in 0..<30 {
+      world.run(.seconds(10))
+      for node in [a, b] { world.ask(.heartbeat, from: node) }
+      for frame in world.legFrames(a) where frame.flags == 0x08 {
+        asked += 1
+        var pong: [UInt8] = []
+        pong.appendUInt32(frame.number)
+        pong += [0x10, 0, 0]
+        world.server.receiveLeg(pong.span.bytes, connection: leg, now: world.now)
+      }
+    }
+    #expect((8...10).contains(asked))
+    #expect(a.leg == leg && a.legClosed.isEmpty)
+    // The one that does not answer is gone.
+    #expect(b.legClosed == [.silent])
+  }
+
   @Test func aLegThatSendsNonsenseIsClosed() throws {
     let world = World()
     let (a, _) = Self.two(world)
