@@ -219,6 +219,9 @@ extension MuxCore {
     case FrameFlags.opened:
       if !streams[slot].confirmed.contains(.opened), state != .reset, state != .resetDelivered {
         scheduleControl(slot, .opened)
+      } else if streams[slot].receiveSide == .open, frame.offset == streams[slot].receiveLimit {
+        // An earlier OPENED came through, but this one carried the newest limit.
+        scheduleControl(slot, .credit)
       }
       return
     case FrameFlags.rst:
