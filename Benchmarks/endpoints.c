@@ -3,12 +3,14 @@
  * clients and servers, so that nobody else's program is measured along.
  *
  *   source HOST PORT SECONDS BYTES [CONGESTION BUFFER]   sends a known pattern until
- *              SECONDS or BYTES are reached (0 = no limit) or the other side ends
+ *              SECONDS or BYTES are reached (0 = no limit; both 0: zeros, as limit.c)
+ *              or the other side ends
  *   sink PORT SECONDS [CONGESTION BUFFER]   accepts one connection; half a second of
  *              warm-up, then counts for SECONDS and prints `GBIT BYTES` (0 = until the
  *              end of the stream, counted from its first byte, no warm-up)
- *   check PORT [CONGESTION BUFFER]   as `sink PORT 0`, but compares every byte with the
- *              pattern; exit status 1 on the first that differs
+ *   check PORT SECONDS [CONGESTION BUFFER]   as `sink`, but compares every byte with
+ *              the pattern; exit status 1 on the first that differs; counts from the
+ *              first byte, for SECONDS or (0) to the end of the stream
  *   answer PORT                 for each connection: sends `!` at once, then after 64
  *              bytes sends them back and closes; until SIGTERM
  *   latency PORT COUNT          one after another: connect, first answer byte; prints
@@ -105,8 +107,8 @@ static int source(int argc, char **argv) {
     while (done < n) {
       ssize_t w = write(fd, block + done, n - done);
       if (w <= 0) {
-        if (plain) return 0;
-        die("write");
+        fprintf(stderr, "sent %llu, then: %s\n", (unsigned long long)(sent + done), strerror(errno));
+        return 0; /* the far end had enough; whether all came is for it to say */
       }
       done += w;
     }
@@ -122,8 +124,8 @@ static int source(int argc, char **argv) {
 
 static int sink(int argc, char **argv, int compare) {
   static unsigned char block[BLOCK], wanted[BLOCK];
-  double seconds = compare ? 0 : atof(argv[3]), start = 0, t = 0;
-  int listener = listening(argv[2], argc, argv, compare ? 3 : 4);
+  double seconds = atof(argv[3]), warm_up = compare || seconds == 0 ? 0 : 0.5, start = 0, t = 0;
+  int listener = listening(argv[2], argc, argv, 4);
   int fd = accept(listener, NULL, NULL);
   uint64_t bytes = 0, offset = 0;
   close(listener);
@@ -132,7 +134,7 @@ static int sink(int argc, char **argv, int compare) {
     if (n < 0) die("read");
     if (n == 0) break;
     t = now();
-    if (start == 0) start = t + (seconds > 0 ? 0.5 : 0); /* warm-up, not counted */
+    if (start == 0) start = t + warm_up;
     if (compare) {
       pattern(wanted, offset, n);
       if (memcmp(wanted, block, n)) {
@@ -145,7 +147,7 @@ static int sink(int argc, char **argv, int compare) {
     if (seconds > 0 && t >= start + seconds) break;
   }
   printf("%.4f %llu\n", t > start ? bytes * 8 / (t - start) / 1e9 : 0.0,
-         (unsigned long long)(seconds > 0 ? bytes : offset));
+         (unsigned long long)bytes);
   return 0;
 }
 
@@ -266,7 +268,7 @@ int main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
   if (!strcmp(mode, "source") && argc >= 6) return source(argc, argv);
   if (!strcmp(mode, "sink") && argc >= 4) return sink(argc, argv, 0);
-  if (!strcmp(mode, "check") && argc >= 3) return sink(argc, argv, 1);
+  if (!strcmp(mode, "check") && argc >= 4) return sink(argc, argv, 1);
   if (!strcmp(mode, "answer") && argc == 3) answer(argv);
   if (!strcmp(mode, "latency") && argc == 4) return latency(argv);
   if (!strcmp(mode, "storm") && argc == 5) return storm(argv);
