@@ -17,10 +17,16 @@ struct Hello {
   var sendAt: Instant?
   private var interval = NodeLimits.helloRetryFloor
 
+  /// Answers to repeats of a HELLO that knows us already.
+  private var answers = 0
+  static let answerLimit = 8
+
   /// A new keypair: everything has to be said again.
-  mutating func restart(keypair: UInt64, now: Instant) {
+  /// - Parameter isHeard: the peer's HELLO came on it before we turned to it.
+  mutating func restart(keypair: UInt64, isHeard: Bool, now: Instant) {
     self = Hello()
     self.keypair = keypair
+    self.isHeard = isHeard
     sendAt = now
   }
 
@@ -30,18 +36,22 @@ struct Hello {
     interval = min(interval * 2, .seconds(2))
   }
 
-  mutating func seen() {
-    isSeen = true
-    if isHeard { sendAt = nil }
-  }
-
-  /// The peer's HELLO came; it wants an answer unless it has seen ours.
+  /// The peer's HELLO came on this keypair. `seen` speaks of this keypair
+  /// alone: one that has not heard us on it wants an answer; so does one that
+  /// was the first, and one that is repeated because our answer was lost
+  /// (a few times only, or two copies in the network would be answered for ever).
   mutating func heard(peerHasSeenUs: Bool, now: Instant) {
+    let isFirst = !isHeard
     isHeard = true
-    if peerHasSeenUs {
-      isSeen = true
-      sendAt = nil
-    } else {
+    guard peerHasSeenUs else {
+      sendAt = now
+      return
+    }
+    let isRepeat = isSeen
+    isSeen = true
+    sendAt = nil
+    if isFirst || isRepeat, answers < Self.answerLimit {
+      answers += 1
       sendAt = now
     }
   }

@@ -103,7 +103,7 @@ extension Node {
   }
 
   private func hold(_ content: RawSpan, keypair: UInt64, of peer: Peer) {
-    guard peer.held.count < NodeLimits.heldPackets else {
+    guard keypair >= peer.incarnationKeypair, peer.held.count < NodeLimits.heldPackets else {
       drops.heldTooMany += 1
       return
     }
@@ -182,7 +182,8 @@ extension Node {
   private func fill(_ peer: Peer, into batch: TransmitBatch, now: Instant) -> Bool {
     guard !peer.isRemoved, keeper.canSeal(peer.handle, now: now), !peer.isStock else { return true }
     if let current = keeper.currentKeypair(peer.handle)?.rawValue, current != peer.hello.keypair {
-      peer.hello.restart(keypair: current, now: now)
+      peer.hello.restart(
+        keypair: current, isHeard: peer.heardKeypairs.contains(current), now: now)
     }
     guard batch.freeCapacity >= Node.batchReserve else { return false }
     if let at = peer.hello.sendAt, at <= now { sendHello(to: peer, into: batch, now: now) }
@@ -256,7 +257,7 @@ extension Node {
     }
     let message = PathMessage.hello(
       HelloMessage(
-        incarnation: peer.localIncarnation, seen: peer.incarnation,
+        incarnation: peer.localIncarnation, seen: peer.hello.isHeard ? peer.incarnation : 0,
         certificateSerial: ownCertificate?.serial ?? 0,
         revocationNumber: evictions?.number ?? 0))
     sealUnnumbered(peer, carrier, size: message.fieldBytes, into: batch, now: now) {

@@ -261,7 +261,10 @@ extension Node {
   }
 
   private func sessionReady(_ peer: Peer, keypair: UInt64, now: Instant) {
-    if !peer.isStock { peer.hello.restart(keypair: keypair, now: now) }
+    if !peer.isStock {
+      peer.hello.restart(
+        keypair: keypair, isHeard: peer.heardKeypairs.contains(keypair), now: now)
+    }
     peer.initiateAt = nil
     peer.isWanted = false
     if case .asked = peer.meeting {} else { peer.meeting = .none }
@@ -323,6 +326,13 @@ extension Node {
   // MARK: HELLO
 
   func receiveHello(_ message: HelloMessage, keypair: UInt64, from peer: Peer, now: Instant) {
+    if peer.incarnation != message.incarnation {
+      guard keypair > peer.incarnationKeypair || peer.incarnation == 0 else {
+        drops.staleHello += 1
+        return
+      }
+      peer.incarnationKeypair = keypair
+    }
     if peer.incarnation != 0, peer.incarnation != message.incarnation {
       log(.info, "peer-restarted", "\(peer.name) was restarted")
       peer.heardKeypairs.removeAll()
@@ -338,8 +348,12 @@ extension Node {
       peer.heardKeypairs.insert(keypair, at: 0)
       if peer.heardKeypairs.count > 4 { peer.heardKeypairs.removeLast() }
     }
-    if peer.hello.keypair == nil { peer.hello.restart(keypair: keypair, now: now) }
-    peer.hello.heard(peerHasSeenUs: message.seen == peer.localIncarnation, now: now)
+    if peer.hello.keypair == nil {
+      peer.hello.restart(keypair: keypair, isHeard: false, now: now)
+    }
+    if peer.hello.keypair == keypair {
+      peer.hello.heard(peerHasSeenUs: message.seen == peer.localIncarnation, now: now)
+    }
     releaseHeld(of: peer, keypair: keypair, now: now)
     touch(peer)
   }

@@ -22,6 +22,8 @@ package struct NodeDrops: Sendable {
   package var unknownPeer: UInt64 = 0
   package var unknownInitiator: UInt64 = 0
   package var heldTooMany: UInt64 = 0
+  /// Of a former process of the peer.
+  package var staleHello: UInt64 = 0
   package var innerPacket: UInt64 = 0
   package var reservedType: UInt64 = 0
   package var badPathMessage: UInt64 = 0

@@ -61,6 +61,9 @@ final class Peer {
   /// What our HELLOs to this peer say; grows when we end the session ourselves.
   var localIncarnation: UInt64
   var incarnation: UInt64 = 0
+  /// The keypair whose HELLO first told of `incarnation`. What comes on an older
+  /// one is of a process that is gone.
+  var incarnationKeypair: UInt64 = 0
   /// Keypairs whose HELLO has come, newest first.
   var heardKeypairs: [UInt64] = []
   var held: [HeldPacket] = []

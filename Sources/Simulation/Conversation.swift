@@ -292,9 +292,10 @@ package final class Conversation {
   func closed(isNear: Bool) {
     let side = isNear ? near : far
     let other = isNear ? far : near
-    if !side.hasSeenEnd || !side.hasFinished {
+    // The end and the close may come together; then the close tells both.
+    if !side.hasFinished || !other.hasFinished || side.read != other.written {
       world.violation(
-        "conversation \(number) \(isNear ? "near" : "far"): closed in order, but end seen \(side.hasSeenEnd), finished \(side.hasFinished)")
+        "conversation \(number) \(isNear ? "near" : "far"): closed in order with \(near.written)→\(far.read), \(far.written)→\(near.read) bytes, finished \(near.hasFinished), \(far.hasFinished)")
     }
     if isNear { near.state = .closedInOrder } else { far.state = .closedInOrder }
     if other.state == .closedInOrder {

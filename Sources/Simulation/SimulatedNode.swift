@@ -316,7 +316,7 @@ package final class SimulatedNode {
       if let entry = flows.removeValue(forKey: flow) {
         world.conversations[entry.number].closed(isNear: entry.isNear)
       }
-    case .pong, .pingFailed:
+    case .dialCarrier, .pong, .pingFailed:
       break
     case .store(let record):
       store(record)

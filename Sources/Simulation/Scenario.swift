@@ -1,0 +1,399 @@
+/// A storm drawn from a seed: who takes part, what the links are like, what is
+/// transferred, what breaks and when; then calm, in which everything must come
+/// back. DESIGN §7 names what must hold.
+
+#if canImport(Bytes)
+  package import Bytes
+  internal import NodeCore
+#endif
+
+package struct ScenarioSettings: Sendable {
+  package var storm = TimeAmount.seconds(40)
+  /// Everything must be back within this after the storm.
+  package var calm = TimeAmount.seconds(400)
+  package var mutations = NodeMutations()
+  /// Kinds of trouble that may happen; everything by default.
+  package var troubles = Trouble.all
+
+  package init() {}
+}
+
+package struct Trouble: OptionSet, Sendable {
+  package let rawValue: UInt32
+  package init(rawValue: UInt32) { self.rawValue = rawValue }
+  package static let cuts = Trouble(rawValue: 1)
+  package static let serverKills = Trouble(rawValue: 2)
+  package static let agentKills = Trouble(rawValue: 4)
+  package static let legResets = Trouble(rawValue: 8)
+  package static let moves = Trouble(rawValue: 16)
+  package static let clocks = Trouble(rawValue: 32)
+  package static let sleeps = Trouble(rawValue: 64)
+  package static let attacks = Trouble(rawValue: 128)
+  package static let linkChanges = Trouble(rawValue: 256)
+  package static let uplinkCuts = Trouble(rawValue: 512)
+  package static let all = Trouble(rawValue: .max)
+}
+
+/// What came of one world.
+package struct ScenarioResult: Sendable {
+  package var seed: UInt64
+  package var statistics: WorldStatistics
+  package var violations: [String]
+  package var traceHash: UInt64
+  /// From the end of the storm until everything was back.
+  package var recovery: TimeAmount
+}
+
+package final class Scenario {
+  let world: World
+  let settings: ScenarioSettings
+  /// Addresses are never used twice.
+  private var lastAddress: UInt32 = 0
+  private var stormEnds: Instant
+  /// Pairs whose direct road is cut, and nodes that are away, by what cut them.
+  private var isStorm = true
+
+  package init(
+    seed: UInt64, settings: ScenarioSettings = ScenarioSettings(),
+    print: ((String) -> Void)? = nil
+  ) {
+    self.settings = settings
+    world = World(seed: seed)
+    world.print = print
+    stormEnds = world.now + settings.storm
+  }
+
+  /// Runs the whole world.
+  package static func run(
+    seed: UInt64, settings: ScenarioSettings = ScenarioSettings(),
+    print: ((String) -> Void)? = nil
+  ) -> ScenarioResult {
+    let scenario = Scenario(seed: seed, settings: settings, print: print)
+    return scenario.run()
+  }
+
+  // MARK: Set-up
+
+  private func freshAddress() -> IPAddress {
+    lastAddress += 1
+    return IPAddress(v4: 0xcb00_7100 + (lastAddress << 8) + 1 + lastAddress % 200)
+  }
+
+  private func freshAddresses() -> [IPAddress] {
+    var result = [freshAddress()]
+    if world.chance(0.3) {
+      result.append(
+        IPAddress(high: 0x2001_0db8_0000_0000 | UInt64(lastAddress), low: UInt64(lastAddress)))
+    }
+    return result
+  }
+
+  private func randomLink() -> LinkSettings {
+    var link = LinkSettings()
+    link.delay = .microseconds(world.pick(500...(world.chance(0.2) ? 150_000 : 40_000)))
+    if world.chance(0.5) {
+      link.jitter = .microseconds(world.pick(0...link.delay.nanoseconds / 4_000))
+    }
+    if world.chance(0.6) { link.loss = Double(world.pick(0...50)) / 1_000 }
+    if world.chance(0.3) { link.duplication = Double(world.pick(0...20)) / 1_000 }
+    if world.chance(0.3) { link.reorder = Double(world.pick(0...20)) / 1_000 }
+    link.rate = [250_000, 1_250_000, 12_500_000, 0][Int(world.pick(0...3))]
+    link.queueBytes = Int(world.pick(16...256)) * 1_024
+    link.mtu = [1_280, 1_400, 1_500, 1_500, 1_500, 9_000][Int(world.pick(0...5))]
+    link.tellsTooLong = world.chance(0.5)
+    return link
+  }
+
+  private func setUp() {
+    let count = Int(world.pick(2...6))
+    for _ in 0..<count {
+      let node = world.addNode(addresses: freshAddresses())
+      node.usesTLS = world.chance(0.5)
+      node.uplinkSettings.delay = .milliseconds(world.pick(1...80))
+      node.uplinkSettings.jitter = .milliseconds(world.pick(0...10))
+      node.uplinkSettings.rate = [500_000, 2_000_000, 12_000_000][Int(world.pick(0...2))]
+      node.uplinkSettings.stalls = world.chance(0.3) ? 0.005 : 0
+      node.mutations = settings.mutations
+    }
+    for a in 0..<count {
+      for b in 0..<count where a != b {
+        if world.chance(0.7), b < a {
+          // Most roads are the same both ways.
+          let link = world.network.settings(from: b, to: a)
+          world.network.changeOneWay(from: a, to: b) { $0 = link }
+        } else {
+          let link = randomLink()
+          world.network.changeOneWay(from: a, to: b) { $0 = link }
+        }
+      }
+    }
+    if settings.troubles.contains(.attacks), world.chance(0.5) {
+      world.attacker.hearing = 0.02
+    }
+    world.server.start()
+    for node in world.nodes {
+      world.after(.milliseconds(world.pick(0...3_000))) { world in world.nodes[node.index].start() }
+    }
+  }
+
+  // MARK: Traffic
+
+  private func randomScript(bulk: Bool) -> ApplicationScript {
+    var script = ApplicationScript()
+    switch world.pick(0...9) {
+    case 0: script.bytes = 0
+    case 1...5: script.bytes = UInt64(world.pick(1...3_000))
+    case 6...7: script.bytes = UInt64(world.pick(1_000...100_000))
+    default: script.bytes = UInt64(world.pick(50_000...(bulk ? 1_500_000 : 200_000)))
+    }
+    if world.chance(0.2) {
+      script.chunk = Int(world.pick(16...1_200))
+      script.pause = .milliseconds(world.pick(1...80))
+      script.bytes = min(script.bytes, UInt64(script.chunk) * 150)
+    }
+    if world.chance(0.1) {
+      script.readRate = Int(world.pick(10_000...200_000))
+    }
+    return script
+  }
+
+  private func converse() {
+    let count = Int64(world.nodes.count)
+    let near = Int(world.pick(0...count - 1))
+    let far = Int(world.pick(0...count - 1))
+    guard near != far, world.nodes[near].isOnline || world.chance(0.2) else { return }
+    let bulk = world.chance(0.15)
+    var nearScript = randomScript(bulk: bulk)
+    var farScript = randomScript(bulk: bulk)
+    switch world.pick(0...9) {
+    case 0: nearScript.begin = .afterBytes(1)  // the server speaks first
+    case 1: nearScript.begin = .afterEnd
+    case 2...4: farScript.begin = .afterEnd
+    case 5: farScript.begin = .afterBytes(1)
+    default: break
+    }
+    if case .atOnce = farScript.begin {
+    } else if case .atOnce = nearScript.begin {
+    } else {
+      farScript.begin = .atOnce
+    }
+    // Whoever is waited for must say something.
+    if case .afterBytes = nearScript.begin { farScript.bytes = max(1, farScript.bytes) }
+    if world.chance(0.06) { nearScript.resetAfter = UInt64(world.pick(0...50_000)) }
+    if world.chance(0.06) { farScript.resetAfter = UInt64(world.pick(0...50_000)) }
+    // A reader so slow that it takes minutes tells nothing new.
+    for _ in 0..<1 {
+      if nearScript.readRate > 0 { farScript.bytes = min(farScript.bytes, 400_000) }
+      if farScript.readRate > 0 { nearScript.bytes = min(nearScript.bytes, 400_000) }
+    }
+    let dial: DialScript =
+      switch world.pick(0...19) {
+      case 0: .refuse
+      case 1: .hang
+      default: .accept(after: .microseconds(world.pick(100...20_000)))
+      }
+    world.converse(
+      near: near, far: far, nearScript: nearScript, farScript: farScript, dial: dial)
+  }
+
+  private func scheduleTraffic() {
+    guard isStorm else { return }
+    let burst = world.chance(0.1) ? Int(world.pick(5...30)) : 1
+    for _ in 0..<burst { converse() }
+    let mean = world.chance(0.1) ? 5_000 : 700
+    world.after(.milliseconds(world.pick(10...Int64(2 * mean)))) { [self] _ in scheduleTraffic() }
+  }
+
+  // MARK: Trouble
+
+  private func scheduleTrouble() {
+    guard isStorm else { return }
+    trouble()
+    world.after(.milliseconds(world.pick(200...6_000))) { [self] _ in scheduleTrouble() }
+  }
+
+  private func anyNode() -> Int { Int(world.pick(0...Int64(world.nodes.count - 1))) }
+
+  private func trouble() {
+    let allowed = settings.troubles
+    let index = anyNode()
+    let node = world.nodes[index]
+    switch world.pick(0...11) {
+    case 0, 1, 2 where allowed.contains(.cuts):
+      cutPair()
+    case 3 where allowed.contains(.serverKills):
+      guard world.server.isRunning else { return }
+      if world.chance(0.3) {
+        world.server.dieAfterEffects = Int(world.pick(0...10))
+      } else {
+        world.server.kill(silently: world.chance(0.2))
+      }
+      world.after(.milliseconds(world.pick(50...8_000))) { world in
+        world.server.dieAfterEffects = nil
+        if !world.server.isRunning { world.server.start() }
+      }
+    case 4 where allowed.contains(.agentKills):
+      guard node.isRunning else { return }
+      node.kill(silently: world.chance(0.2))
+      world.after(.milliseconds(world.pick(20...10_000))) { $0.nodes[index].start() }
+    case 5 where allowed.contains(.legResets):
+      node.resetLeg()
+    case 6 where allowed.contains(.moves):
+      node.move(to: freshAddresses())
+    case 7 where allowed.contains(.clocks):
+      let year: Int64 = 31_557_600_000_000_000
+      node.wallOffset = [-10 * year, 70 * year, 0, -5_000_000_000][Int(world.pick(0...3))]
+      world.note("\(node.name): wall clock off by \(node.wallOffset / 1_000_000_000) s")
+    case 8 where allowed.contains(.sleeps):
+      guard !node.isSuspended else { return }
+      node.suspend()
+      world.after(.milliseconds(world.pick(100...(world.chance(0.2) ? 90_000 : 8_000)))) {
+        $0.nodes[index].resume()
+      }
+    case 9 where allowed.contains(.attacks):
+      world.attack(index, count: Int(world.pick(1...200)))
+    case 10 where allowed.contains(.linkChanges):
+      let other = anyNode()
+      guard other != index else { return }
+      let link = randomLink()
+      let isCut = world.network.settings(from: index, to: other).isCut
+      world.note("link \(index)→\(other) changes")
+      world.network.changeOneWay(from: index, to: other) {
+        $0 = link
+        $0.isCut = isCut
+      }
+    case 11 where allowed.contains(.uplinkCuts):
+      world.setUplinkCut(index, true)
+      world.after(.milliseconds(world.pick(100...(world.chance(0.2) ? 60_000 : 10_000)))) {
+        $0.setUplinkCut(index, false)
+      }
+    default:
+      break
+    }
+  }
+
+  private func cutPair() {
+    let a = anyNode()
+    let b = anyNode()
+    guard a != b else { return }
+    let isOneWay = world.chance(0.2)
+    world.note("direct road \(a)\(isOneWay ? "→" : "↔")\(b) cut")
+    world.network.changeOneWay(from: a, to: b) { $0.isCut = true }
+    if !isOneWay { world.network.changeOneWay(from: b, to: a) { $0.isCut = true } }
+    world.after(.milliseconds(world.pick(50...(world.chance(0.2) ? 60_000 : 10_000)))) { world in
+      world.note("direct road \(a)↔\(b) healed")
+      world.network.heal(a, b)
+    }
+  }
+
+  // MARK: Run
+
+  private func run() -> ScenarioResult {
+    setUp()
+    world.after(.milliseconds(500)) { [self] _ in scheduleTraffic() }
+    world.after(.seconds(2)) { [self] _ in scheduleTrouble() }
+    world.run(until: stormEnds)
+    isStorm = false
+    calm()
+    let calmBegan = world.now
+    let isBack = world.run(for: settings.calm, checkEvery: .milliseconds(500)) { self.isBack($0) }
+    let recovery = world.now - calmBegan
+    if !isBack { tellWhatIsMissing() }
+    if isBack, world.violations.isEmpty { checkRest() }
+    return ScenarioResult(
+      seed: world.seed, statistics: world.statistics, violations: world.violations,
+      traceHash: world.traceHash, recovery: recovery)
+  }
+
+  /// Everything is mended; clocks may stay wrong.
+  private func calm() {
+    world.note("the storm is over")
+    let count = world.nodes.count
+    if !world.server.isRunning { world.server.start() }
+    world.server.dieAfterEffects = nil
+    for a in 0..<count {
+      world.setUplinkCut(a, false)
+      world.nodes[a].resume()
+      if !world.nodes[a].isRunning { world.nodes[a].start() }
+      for b in 0..<count where a != b {
+        world.network.changeOneWay(from: a, to: b) { $0.isCut = false }
+      }
+    }
+    // Somebody wants every pair, and wants it now and then.
+    for a in 0..<count {
+      for b in 0..<count where a < b {
+        askNowAndThen(a, b)
+      }
+    }
+  }
+
+  private func askNowAndThen(_ a: Int, _ b: Int) {
+    world.after(.milliseconds(world.pick(0...3_000))) { [self] world in
+      guard !isPairBack(a, b) else { return }
+      if world.nodes[a].isOnline {
+        var script = ApplicationScript()
+        script.bytes = 100
+        world.converse(near: a, far: b, nearScript: script, farScript: script)
+      }
+      world.after(.seconds(17)) { [self] _ in askNowAndThen(a, b) }
+    }
+  }
+
+  private func isPairBack(_ a: Int, _ b: Int) -> Bool {
+    let (one, other) = (world.nodes[a], world.nodes[b])
+    // Direct wherever a direct road works, which now is everywhere.
+    return one.tier(to: other) == "udp-direct" && other.tier(to: one) == "udp-direct"
+  }
+
+  private func isBack(_ world: World) -> Bool {
+    guard world.nodes.allSatisfy(\.isOnline) else { return false }
+    for a in 0..<world.nodes.count {
+      for b in 0..<a where !isPairBack(a, b) { return false }
+    }
+    return world.conversations.allSatisfy(\.isOver)
+  }
+
+  private func tellWhatIsMissing() {
+    var words: [String] = []
+    for node in world.nodes where !node.isOnline { words.append("\(node.name) is not online") }
+    for a in 0..<world.nodes.count {
+      for b in 0..<world.nodes.count where a != b {
+        let tier = world.nodes[a].tier(to: world.nodes[b])
+        guard tier != "udp-direct" else { continue }
+        words.append("\(a)→\(b) is \(tier ?? "not connected")")
+        if let node = world.nodes[a].node {
+          world.note("\(a)→\(b): \(node.diagnosis(of: world.nodes[b].name, now: world.now))")
+        }
+      }
+    }
+    for conversation in world.conversations where !conversation.isOver {
+      words.append("conversation \(conversation.summary) goes on")
+      for (a, b) in [
+        (conversation.nearNode, conversation.farNode), (conversation.farNode, conversation.nearNode),
+      ] {
+        if let node = world.nodes[a].node {
+          world.note("\(a)→\(b): \(node.diagnosis(of: world.nodes[b].name, now: world.now))")
+        }
+      }
+    }
+    world.violation("not back after the storm: \(words.prefix(8))")
+  }
+
+  /// Nothing to do: nothing but keepalives may happen.
+  private func checkRest() {
+    world.run(for: .seconds(5))
+    let events = world.statistics.events
+    let packets = world.statistics.packets
+    world.run(for: .seconds(30))
+    let pairs = UInt64(world.nodes.count * (world.nodes.count - 1))
+    let perPair = (world.statistics.packets - packets) / max(1, pairs)
+    if perPair > 60 {
+      world.violation("\(perPair) packets per pair in 30 s of rest")
+    }
+    let perNode = (world.statistics.events - events) / UInt64(world.nodes.count)
+    if perNode > 3_000 { world.violation("\(perNode) events per node in 30 s of rest") }
+    for conversation in world.conversations where conversation.dials > 1 {
+      world.violation("conversation \(conversation.summary)")
+    }
+  }
+}

@@ -1,0 +1,70 @@
+/// Many worlds in a storm, from seeds. A failure names its seed;
+/// `MARTLET_SEED=n` runs just that one and prints what happens in it.
+import Bytes
+import Simulation
+import Testing
+
+/// Runs `seeds` on as many threads as there are cores; results in order.
+func runStorms(
+  _ seeds: [UInt64], settings: ScenarioSettings = ScenarioSettings(),
+  stopAtFirst: Bool = false
+) async -> [ScenarioResult] {
+  await withTaskGroup(of: ScenarioResult.self) { group in
+    var next = 0
+    var results: [ScenarioResult] = []
+    func add() {
+      guard next < seeds.count else { return }
+      let seed = seeds[next]
+      next += 1
+      group.addTask { Scenario.run(seed: seed, settings: settings) }
+    }
+    add()
+    add()
+    while let result = await group.next() {
+      results.append(result)
+      if stopAtFirst, !result.violations.isEmpty { break }
+      add()
+    }
+    group.cancelAll()
+    return results.sorted { $0.seed < $1.seed }
+  }
+}
+
+@Test func everyStormEndsWell() async {
+  if let text = environment("MARTLET_SEED"), let seed = UInt64(text) {
+    let result = Scenario.run(seed: seed, print: { print($0) })
+    #expect(result.violations == [], "seed \(seed)")
+    print("seed \(seed): \(result.statistics), back after \(result.recovery.inSeconds) s")
+    return
+  }
+  let count = environment("MARTLET_SEEDS").flatMap { UInt64($0) } ?? 200
+  let first = environment("MARTLET_FIRST_SEED").flatMap { UInt64($0) } ?? 1
+  let clock = ContinuousClock()
+  let began = clock.now
+  let results = await runStorms(Array(first..<(first + count)))
+  var sum = WorldStatistics()
+  for result in results {
+    sum += result.statistics
+    #expect(result.violations == [], "seed \(result.seed)")
+  }
+  let seconds = (clock.now - began) / .seconds(1)
+  let slowest = results.max { $0.recovery < $1.recovery }
+  let hours = Double(sum.virtualNanoseconds) / 3.6e12
+  print(
+    "simulator: slowest to come back: seed \(slowest?.seed ?? 0), \(slowest?.recovery.inSeconds ?? 0) s after its storm; \(sum.conversations) connections, \(sum.finishedInOrder) ended in order, \(sum.streamBytes >> 20) MB checked, \(sum.sessions) sessions, \(sum.attacks) hostile packets"
+  )
+  print(
+    "simulator: \(results.count) seeds, \((hours * 10).rounded() / 10) virtual hours, \(sum.packets) packets, \(sum.lost) lost, \(sum.duplicated) duplicated, \(sum.reordered) reordered, \(sum.pathChanges) path changes, \(sum.kills) kills, \(Int(seconds.rounded())) s"
+  )
+}
+
+@Test func theSameSeedGivesTheSameTrace() {
+  for seed: UInt64 in [3, 14] {
+    var settings = ScenarioSettings()
+    settings.storm = .seconds(15)
+    let first = Scenario.run(seed: seed, settings: settings)
+    let second = Scenario.run(seed: seed, settings: settings)
+    #expect(first.traceHash == second.traceHash, "seed \(seed)")
+    #expect(first.statistics.events == second.statistics.events, "seed \(seed)")
+  }
+}
