@@ -80,6 +80,28 @@ import Testing
     return result
   }
 
+  /// The disk may be behind what nodes were sent when the power goes.
+  @Test func noSerialIsUsedTwiceThoughTheNewestWritesAreLost() throws {
+    let world = World()
+    let first = TestNode("first", random: &world.random)
+    world.bringUp(first)
+    let behind = world.disk
+    var seen: Set<UInt64> = []
+    for i in 0..<20 {
+      let node = TestNode("n\(i)", random: &world.random)
+      world.bringUp(node)
+      seen.insert(try Certificate(decoding: try #require(node.welcome).certificate).serial)
+    }
+    world.disk = behind
+    world.restart()
+    for i in 0..<20 {
+      let node = TestNode("m\(i)", random: &world.random)
+      world.bringUp(node)
+      let serial = try Certificate(decoding: try #require(node.welcome).certificate).serial
+      #expect(!seen.contains(serial))
+    }
+  }
+
   @Test func randomJoinsLeavesAndKillsKeepTheRegistryWhole() {
     for seed in 0..<25 as Range<UInt64> {
       let world = World(seed: seed, tokens: seed % 2 == 0 ? [7] : [7, 8])
