@@ -20,6 +20,7 @@ BIN = pathlib.Path(os.environ.get("MARTLET_BIN", ROOT / "bin"))
 
 _processes = []
 _namespaces = []
+_last_port = 20000 + os.getpid() % 5000
 
 
 def say(text):
@@ -129,10 +130,11 @@ def wait_until(what, condition, seconds=15, every=0.1):
 
 
 def free_ports(count):
-    """Ports free for TCP and UDP right now, below the ephemeral range."""
-    found, port = [], 20000 + os.getpid() % 5000
+    """Ports free for TCP and UDP right now, below the ephemeral range; no port twice."""
+    global _last_port
+    found = []
     while len(found) < count:
-        port += 1
+        port = _last_port = _last_port + 1
         try:
             for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
                 with socket.socket(socket.AF_INET, kind) as s:
