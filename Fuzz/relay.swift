@@ -45,7 +45,8 @@ private final class RelayScript {
     let count = output.finalize(for: part)
     var reader = ByteReader(RawSpan(_unsafeBytes: UnsafeRawBufferPointer(rebasing: part[..<count])))
     while !reader.isAtEnd {
-      guard reader.uint32() != nil, let kind = reader.uint8(), CarrierFrame.Kind(rawValue: kind) != nil,
+      guard reader.uint32() != nil, let kind = reader.uint8(),
+        CarrierFrame.Kind(rawValue: kind) != nil,
         let length = reader.uint16(), reader.skip(Int(length))
       else { fatalError("not a whole frame") }
     }
@@ -89,7 +90,9 @@ public func fuzzOne(_ data: UnsafePointer<UInt8>, _ size: Int) -> CInt {
   var reader = ByteReader(bytes.span.bytes)
   let script = RelayScript(capped: (reader.uint8() ?? 0) & 1 == 1)
   while let op = reader.uint8() { script.step(op, &reader) }
-  for connection: UInt32 in 1...3 { script.router.removeLeg(connection: connection, now: script.now) }
+  for connection: UInt32 in 1...3 {
+    script.router.removeLeg(connection: connection, now: script.now)
+  }
   precondition(script.router.queueMemory == 0 && script.router.openChannelCount == 0)
   return 0
 }

@@ -89,7 +89,9 @@ extension ChannelRouter {
   private func serveMesh(_ mesh: Int, part: Int) {
     let count = meshes[mesh].hungryCount
     var available = part
-    if meshes[mesh].limiter.isLimited { available = min(available, Int(meshes[mesh].limiter.level)) }
+    if meshes[mesh].limiter.isLimited {
+      available = min(available, Int(meshes[mesh].limiter.level))
+    }
     let each = max(Self.shareQuantum, available / max(1, count))
     var turns = min(count, max(1, available / each))
     // A turn is a whole piece or none: a part of one would be a lost turn.

@@ -59,6 +59,7 @@ struct RateLimiter {
     let missing = min(Double(bytes), burst) - level
     guard missing > 0 else { return now }
     guard rate > 0 else { return .distantFuture }
-    return max(updated + Self.tick, updated + .nanoseconds(Int64(min(missing / rate, 3_600) * 1e9) + 1))
+    return max(
+      updated + Self.tick, updated + .nanoseconds(Int64(min(missing / rate, 3_600) * 1e9) + 1))
   }
 }

@@ -209,7 +209,11 @@ extension CoordinationServer {
     where other !== member {
       let signalled = other.signalled
       bytes += Self.size(of: signalled)
-      if bytes <= ServerLimits.welcomeBytes { members.append(signalled) } else { later.append(signalled) }
+      if bytes <= ServerLimits.welcomeBytes {
+        members.append(signalled)
+      } else {
+        later.append(signalled)
+      }
     }
     send(
       .welcome(

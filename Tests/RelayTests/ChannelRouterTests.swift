@@ -34,7 +34,8 @@ import Testing
     _ = drain(router, 1, now: at(0))
     _ = drain(router, 2, now: at(0))
     router.receiveFrames(
-      connection: 1, (frame(channel.numberA, 4, [1, 2, 3]) + frame(channel.numberA, 4, [4])).span.bytes,
+      connection: 1,
+      (frame(channel.numberA, 4, [1, 2, 3]) + frame(channel.numberA, 4, [4])).span.bytes,
       now: at(1))
     router.receive(connection: 2, channel: channel.numberB, bytes([9, 9]).span.bytes, now: at(1))
     let ready = [router.pollReady(), router.pollReady(), router.pollReady()]
@@ -76,7 +77,8 @@ import Testing
       _ = drain(router, 1, now: at(0))
       _ = drain(router, 2, now: at(0))
       for _ in 0..<10 {
-        router.receive(connection: 1, channel: channel.numberA, bytes([1, 2]).span.bytes, now: at(1))
+        router.receive(
+          connection: 1, channel: channel.numberA, bytes([1, 2]).span.bytes, now: at(1))
         router.receive(connection: 2, channel: channel.numberB, bytes([3]).span.bytes, now: at(1))
       }
       let words: [UInt8] = ending == 0x20 ? [0, 7, 0x6e, 0x6f] : []

@@ -38,10 +38,12 @@ import Testing
     var control = DelayControl()
     for ms in 0..<1_000 {
       let fresh = Self.ring(50, stamp: at(Int64(ms)) - .milliseconds(9))
-      let dropped = control.admit(fresh, largest: 100, target: .milliseconds(10), now: at(Int64(ms)))
+      let dropped = control.admit(
+        fresh, largest: 100, target: .milliseconds(10), now: at(Int64(ms)))
       #expect(dropped == 0)
       let lone = Self.ring(2, stamp: at(-5_000))
-      let droppedLone = control.admit(lone, largest: 100, target: .milliseconds(10), now: at(Int64(ms)))
+      let droppedLone = control.admit(
+        lone, largest: 100, target: .milliseconds(10), now: at(Int64(ms)))
       #expect(droppedLone == 0)
     }
     #expect(!control.isDropping && control.firstAbove == nil)

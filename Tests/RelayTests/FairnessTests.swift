@@ -28,7 +28,8 @@ import Testing
         mesh: 0, connectionA: connection, connectionB: UInt32(i % sinks), now: at(0))
       senders.append(
         Sender(
-          connection: connection, number: opened.numberA, size: sizes.randomElement(using: &random)!,
+          connection: connection, number: opened.numberA,
+          size: sizes.randomElement(using: &random)!,
           id: opened.id))
     }
     return (router, senders)
@@ -78,7 +79,9 @@ import Testing
   }
 
   @Test func theCapHoldsWithinFivePercentAndIsSharedEqually() throws {
-    for (seed, cap) in [(0, 1.0), (1, 10.0), (2, 10.0), (3, 100.0), (4, 400.0)] as [(UInt64, Double)] {
+    for (seed, cap) in [(0, 1.0), (1, 10.0), (2, 10.0), (3, 100.0), (4, 400.0)]
+      as [(UInt64, Double)]
+    {
       var random = SeededRandom(testSeed: seed)
       let sinks = 4
       let (router, senders) = try Self.world(
@@ -107,7 +110,9 @@ import Testing
         } else {
           // Twelve channels share the cap, or four share a leg of 40 Mbit/s.
           let expected = cap.map { $0 / 12 } ?? 10
-          #expect(abs(out - expected) < 0.07 * expected, "cap \(cap ?? 0): \(out) \(router.statistics(of: sender.id)!.aToB)")
+          #expect(
+            abs(out - expected) < 0.07 * expected,
+            "cap \(cap ?? 0): \(out) \(router.statistics(of: sender.id)!.aToB)")
         }
       }
       #expect(router.queueMemory <= 16 * router.limits.queueBytes)
@@ -122,7 +127,9 @@ import Testing
     var worst = 0
     for ms in 0..<2_000 {
       if ms % 20 == 0 {
-        router.receive(connection: sparse.connection, channel: sparse.number, bytes([1, 2]).span.bytes, now: at(Int64(ms)))
+        router.receive(
+          connection: sparse.connection, channel: sparse.number, bytes([1, 2]).span.bytes,
+          now: at(Int64(ms)))
       }
       _ = Self.run(router, senders, sinks: 1, milliseconds: 1, perMillisecond: 12_500, from: ms)
       let waiting = router.statistics(of: sparse.id)!.aToB.queuedBytes
@@ -135,7 +142,8 @@ import Testing
 
   @Test func delayStaysNearTenMillisecondsForASenderThatBacksOff() throws {
     var random = SeededRandom(testSeed: 6)
-    let (router, senders) = try Self.world(channels: 1, sinks: 1, cap: nil, sizes: [1_400], random: &random)
+    let (router, senders) = try Self.world(
+      channels: 1, sinks: 1, cap: nil, sizes: [1_400], random: &random)
     let sender = senders[0]
     let block = [UInt8](repeating: 1, count: 1_400)
     // AIMD over a 12.5 KB/ms leg with 40 ms round trip: halve on loss, once a round trip.
@@ -147,7 +155,9 @@ import Testing
     for ms in 0..<20_000 {
       credit += window / 40
       while credit >= 1 {
-        router.receive(connection: sender.connection, channel: sender.number, block.span.bytes, now: at(Int64(ms)))
+        router.receive(
+          connection: sender.connection, channel: sender.number, block.span.bytes,
+          now: at(Int64(ms)))
         credit -= 1
       }
       _ = drain(router, 0, budget: 12_500, now: at(Int64(ms)))
@@ -179,7 +189,8 @@ import Testing
       limits.queueBytes = 64 << 10
       limits.totalQueueBytes = 512 << 10
       let (router, senders) = try Self.world(
-        channels: 40, sinks: 2, cap: nil, limits: limits, sizes: [60, 1_400, 30_000], random: &random)
+        channels: 40, sinks: 2, cap: nil, limits: limits, sizes: [60, 1_400, 30_000],
+        random: &random)
       let block = [UInt8](repeating: 1, count: 30_000)
       for round in 0..<3_000 {
         let sender = senders.randomElement(using: &random)!
@@ -199,7 +210,8 @@ import Testing
 
   @Test func packetsOlderThanAnybodyWaitsForAreNotSent() throws {
     var random = SeededRandom(testSeed: 1)
-    let (router, senders) = try Self.world(channels: 1, sinks: 1, cap: nil, sizes: [1_000], random: &random)
+    let (router, senders) = try Self.world(
+      channels: 1, sinks: 1, cap: nil, sizes: [1_000], random: &random)
     _ = drain(router, 0, now: at(0))
     _ = Self.run(router, senders, sinks: 1, milliseconds: 100, perMillisecond: 1_000, stalled: [0])
     let out = frames(drain(router, 0, now: at(5_000)))
@@ -209,11 +221,14 @@ import Testing
 
   @Test func theKernelsQueueShrinksWithTheRate() throws {
     var random = SeededRandom(testSeed: 1)
-    let (router, senders) = try Self.world(channels: 2, sinks: 1, cap: nil, sizes: [1_000], random: &random)
+    let (router, senders) = try Self.world(
+      channels: 2, sinks: 1, cap: nil, sizes: [1_000], random: &random)
     #expect(router.notSentLimit(connection: 0) == 65_536)
     _ = Self.run(router, senders, sinks: 1, milliseconds: 4_000, perMillisecond: 2_000)
     #expect((9_000...12_000).contains(router.notSentLimit(connection: 0)))
-    #expect(router.notSentLimit(connection: 1_000) == 4_096 || router.notSentLimit(connection: 1_000) == 65_536)
+    #expect(
+      router.notSentLimit(connection: 1_000) == 4_096
+        || router.notSentLimit(connection: 1_000) == 65_536)
   }
 
   /// Anything in any order: what went in came out, was dropped, or waits.
@@ -260,7 +275,8 @@ import Testing
           for _ in 0..<Int.random(in: 1..<6, using: &random) {
             let size = Int.random(in: 1...4_000, using: &random)
             router.receive(
-              connection: a, channel: channel.numberA, block.span.bytes.extracting(0..<size), now: now)
+              connection: a, channel: channel.numberA, block.span.bytes.extracting(0..<size),
+              now: now)
             sent += 1
           }
         default:
@@ -290,7 +306,8 @@ import Testing
         }
       }
       #expect(router.statistics.packetsRelayed == out + queued, "seed \(seed)")
-      #expect(sent == router.statistics.packetsRelayed + router.statistics.packetsDropped, "seed \(seed)")
+      #expect(
+        sent == router.statistics.packetsRelayed + router.statistics.packetsDropped, "seed \(seed)")
       for connection in connections { router.removeLeg(connection: connection, now: now) }
       #expect(router.openChannelCount == 0, "seed \(seed)")
       #expect(router.queueMemory == 0, "seed \(seed)")

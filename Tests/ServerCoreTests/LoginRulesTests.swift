@@ -124,7 +124,8 @@ import Testing
     let thief = TestNode("nodeA", random: &world.random)
     world.connect(thief)
     #expect(thief.failure == .refused(LoginRefusal(.nameTaken, retryAfterSeconds: 60)))
-    #expect(world.logged.contains { if case .nameTaken(_, "nodeA", _) = $0 { true } else { false } })
+    #expect(
+      world.logged.contains { if case .nameTaken(_, "nodeA", _) = $0 { true } else { false } })
     #expect(owner.closed.isEmpty)
     let old = try Certificate(decoding: try #require(owner.welcome).certificate)
 

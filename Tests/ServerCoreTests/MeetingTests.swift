@@ -142,7 +142,8 @@ import Testing
     let c = TestNode("c", random: &world.random)
     world.bringUp(c)
     #expect(
-      errorCode(c.answer(world.ask(.candidates(session: session, [found]), from: c))) == .peerUnknown)
+      errorCode(c.answer(world.ask(.candidates(session: session, [found]), from: c)))
+        == .peerUnknown)
     world.breakConnection(a)
     #expect(
       errorCode(b.answer(world.ask(.candidates(session: session, []), from: b))) == .peerOffline)
@@ -334,8 +335,14 @@ import Testing
       ("[2001:db8::1]:5000", .udp, publicA, publicB, true),
       ("203.0.113.1:5000", .tcp, publicA, publicB, true),
       ("203.0.113.1:5001", .tcp, publicA, publicB, false),
-      ("203.0.113.1:22", .tcp, CandidateFacts(seenAt: publicA.seenAt, interfaces: [], port: 22), publicB, false),
-      ("203.0.113.1:443", .tcp, CandidateFacts(seenAt: publicA.seenAt, interfaces: [], port: 443), publicB, true),
+      (
+        "203.0.113.1:22", .tcp, CandidateFacts(seenAt: publicA.seenAt, interfaces: [], port: 22),
+        publicB, false
+      ),
+      (
+        "203.0.113.1:443", .tcp, CandidateFacts(seenAt: publicA.seenAt, interfaces: [], port: 443),
+        publicB, true
+      ),
     ]
     for (text, transport, owner, receiver, expected) in table {
       let candidate = SignalledCandidate(

@@ -48,8 +48,12 @@ import Testing
       #expect(b.pushes.last == .forwarded(from: "a", kind: kind, payload: [UInt8(kind)]))
     }
     world.breakConnection(b)
-    #expect(errorCode(a.answer(world.ask(.forward(to: "b", kind: 1, payload: []), from: a))) == .peerOffline)
-    #expect(errorCode(a.answer(world.ask(.forward(to: "x", kind: 1, payload: []), from: a))) == .peerUnknown)
+    #expect(
+      errorCode(a.answer(world.ask(.forward(to: "b", kind: 1, payload: []), from: a)))
+        == .peerOffline)
+    #expect(
+      errorCode(a.answer(world.ask(.forward(to: "x", kind: 1, payload: []), from: a)))
+        == .peerUnknown)
   }
 
   @Test func F3heartbeatsCarryServerTimeWhateverTheClockDoes() {
@@ -133,9 +137,11 @@ import Testing
   @Test func aConnectionThatNeverLogsInIsClosed() {
     let world = World()
     world.server.connectionOpened(
-      900, kind: .signalling, address: Endpoint(.loopbackV4, 1), exporter: [], seals: true, now: world.now)
+      900, kind: .signalling, address: Endpoint(.loopbackV4, 1), exporter: [], seals: true,
+      now: world.now)
     world.server.connectionOpened(
-      901, kind: .relayLeg, address: Endpoint(.loopbackV4, 1), exporter: [], seals: true, now: world.now)
+      901, kind: .relayLeg, address: Endpoint(.loopbackV4, 1), exporter: [], seals: true,
+      now: world.now)
     let probe = TestNode("probe", random: &world.random)
     world.nodes[900] = probe
     world.legs[901] = probe
@@ -194,7 +200,8 @@ import Testing
     for cut in 0..<hello.count {
       let id = UInt32(5_000 + cut)
       world.server.connectionOpened(
-        id, kind: .signalling, address: Endpoint(.loopbackV4, 1), exporter: [], seals: true, now: world.now)
+        id, kind: .signalling, address: Endpoint(.loopbackV4, 1), exporter: [], seals: true,
+        now: world.now)
       world.server.receive(Array(hello[..<cut]), connection: id, now: world.now)
       world.pump()
     }

@@ -33,7 +33,6 @@ import Testing
     }
   }
 
-
   /// Two nodes log in, meet, one is replaced, one forgotten and back.
   static func story(diesAfter: Int) -> KeepingWorld {
     let world = KeepingWorld(seed: 3)
@@ -142,7 +141,8 @@ import Testing
         // The server's idea of who is online is the nodes' own.
         let online = nodes.count { $0.connection != nil && $0.welcome != nil }
         #expect(world.server.onlineCount == online, "seed \(seed)")
-        #expect(world.server.connectionCount == world.nodes.count + world.legs.count, "seed \(seed)")
+        #expect(
+          world.server.connectionCount == world.nodes.count + world.legs.count, "seed \(seed)")
       }
       // Everybody leaves: nothing stays behind.
       for node in nodes {
