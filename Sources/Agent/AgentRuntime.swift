@@ -33,6 +33,7 @@ package final class AgentRuntime {
   private var socketV6: UDPSocket?
   var uplinks: UplinkManager?
   private var api: LocalAPI?
+  private var watcher: ConfigWatcher?
   private var carriers: CarrierConnections?
   private(set) lazy var tunnels = TunnelManager(self)
   private var bridges: [Int: FlowBridge] = [:]
@@ -120,6 +121,7 @@ package final class AgentRuntime {
       }
     }
     tunnels.start()
+    watcher = ConfigWatcher(self)
     let uplinks = UplinkManager(self)
     self.uplinks = uplinks
     uplinks.start()
@@ -130,6 +132,7 @@ package final class AgentRuntime {
     guard !isStopped else { return }
     isStopped = true
     api?.stop()
+    watcher?.stop()
     carriers?.close()
     tunnels.stop()
     for bridge in bridges.values { bridge.connection.reset() }

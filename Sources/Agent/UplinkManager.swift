@@ -123,7 +123,11 @@ final class UplinkManager: UplinkDelegate {
     }
   }
 
-  private func failed(_ words: String) {
+  private func failed(_ reason: String) {
+    // A server without TLS answers a TLS greeting with something else.
+    let words =
+      reason.hasPrefix("TLS:") && !agent.options.insecure
+      ? reason + "; if the server speaks without TLS, start with -insecure" : reason
     if words != lastWords || agent.node.isOnline { agent.log.warn("server: \(words)") }
     lastWords = words
     schedule(after: nextDelay ?? jittered(Self.reconnect))

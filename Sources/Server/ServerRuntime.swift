@@ -84,6 +84,8 @@ package final class ServerRuntime {
     weak var me: ServerRuntime?
     timer = LoopTimer(loop) { me?.tick() }
     me = self
+    // A new authority's key must be on disk before anything it signs leaves.
+    try storeBeforeListening()
     try listen()
     do throws(SystemError) {
       control = try ControlSocket(loop, path: directory + "/control.sock") { words in
@@ -111,6 +113,22 @@ package final class ServerRuntime {
     carryOutEffects()
     storage.close()
     timer.cancel()
+  }
+
+  private func storeBeforeListening() throws(ServerStartFailure) {
+    var records: [StoreRecord] = []
+    while let effect = core.pollEffect() {
+      switch effect {
+      case .store(let record): records.append(record)
+      case .log(let event): log.write(event)
+      case .send, .close: break
+      }
+    }
+    do throws(StorageFailure) {
+      try storage.applyAtStart(records)
+    } catch {
+      throw ServerStartFailure("\(error)")
+    }
   }
 
   private static var wallClock: UInt64 { UInt64(max(0, EventLoop.wallClockNanoseconds)) }

@@ -56,6 +56,12 @@ final class ServerStorage {
       StoredRecord(kind: record.kind.rawValue, key: record.key, value: record.value))
   }
 
+  /// Blocking; only before the first `flush`, while no other thread uses the store.
+  func applyAtStart(_ records: [StoreRecord]) throws(StorageFailure) {
+    try owner.store.apply(
+      records.map { StoredRecord(kind: $0.kind.rawValue, key: $0.key, value: $0.value) })
+  }
+
   func flush() {
     guard !pending.isEmpty else { return }
     let records = pending
