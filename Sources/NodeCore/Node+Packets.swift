@@ -30,7 +30,7 @@ extension Node {
       peer.paths.received(from: carrier, bytes: packet.byteCount, carriesData: false, now: now)
       drainKeeper(now: now)
       touch(peer)
-    case .data(let handle, let keypair, let payload, _, _):
+    case .data(let handle, let keypair, let payload, let counter, _):
       guard let peer = peer(handle) else {
         drops.unknownPeer += 1
         return
@@ -47,13 +47,18 @@ extension Node {
         from: carrier, bytes: packet.byteCount, carriesData: isData, now: now)
       touch(peer)
       if type == MuxProtocol.packetType {
-        if peer.heardKeypairs.contains(keypair.rawValue) {
-          receiveNumbered(content, from: peer, now: now)
+        if let first = peer.firstCounter(on: keypair.rawValue) {
+          if counter >= first {
+            receiveNumbered(content, from: peer, now: now)
+          } else {
+            drops.formerProcess += 1
+          }
         } else {
-          hold(content, keypair: keypair.rawValue, of: peer)
+          hold(content, keypair: keypair.rawValue, counter: counter, of: peer)
         }
       } else if type == PathMessage.type {
-        receiveUnnumbered(content, keypair: keypair.rawValue, from: peer, carrier, now: now)
+        receiveUnnumbered(
+          content, keypair: keypair.rawValue, counter: counter, from: peer, carrier, now: now)
       } else if type >> 4 == 4 || type >> 4 == 6 {
         // Inner IP packets: the virtual network comes later.
         drops.innerPacket += 1
@@ -77,7 +82,8 @@ extension Node {
   }
 
   private func receiveUnnumbered(
-    _ content: RawSpan, keypair: UInt64, from peer: Peer, _ carrier: Carrier, now: Instant
+    _ content: RawSpan, keypair: UInt64, counter: UInt64, from peer: Peer, _ carrier: Carrier,
+    now: Instant
   ) {
     guard !peer.isStock, let message = PathMessage.decode(content) else {
       drops.badPathMessage += 1
@@ -85,7 +91,7 @@ extension Node {
     }
     switch message {
     case .hello(let hello):
-      receiveHello(hello, keypair: keypair, from: peer, now: now)
+      receiveHello(hello, keypair: keypair, counter: counter, from: peer, now: now)
     case .pong(let challenge, _, _):
       if let ping = pings[challenge], ping.peer == peer.index, let sentAt = ping.sentAt {
         pings[challenge] = nil
@@ -102,12 +108,13 @@ extension Node {
     }
   }
 
-  private func hold(_ content: RawSpan, keypair: UInt64, of peer: Peer) {
+  private func hold(_ content: RawSpan, keypair: UInt64, counter: UInt64, of peer: Peer) {
     guard keypair >= peer.incarnationKeypair, peer.held.count < NodeLimits.heldPackets else {
       drops.heldTooMany += 1
       return
     }
-    peer.held.append(Peer.HeldPacket(keypair: keypair, bytes: [UInt8](content)))
+    peer.held.append(
+      Peer.HeldPacket(keypair: keypair, counter: counter, bytes: [UInt8](content)))
   }
 
   // MARK: Transmit
@@ -183,7 +190,7 @@ extension Node {
     guard !peer.isRemoved, keeper.canSeal(peer.handle, now: now), !peer.isStock else { return true }
     if let current = keeper.currentKeypair(peer.handle)?.rawValue, current != peer.hello.keypair {
       peer.hello.restart(
-        keypair: current, isHeard: peer.heardKeypairs.contains(current), now: now)
+        keypair: current, isHeard: peer.firstCounter(on: current) != nil, now: now)
     }
     guard batch.freeCapacity >= Node.batchReserve else { return false }
     if let at = peer.hello.sendAt, at <= now { sendHello(to: peer, into: batch, now: now) }
@@ -255,9 +262,12 @@ extension Node {
       peer.hello.sendAt = now + NodeLimits.helloRetryFloor
       return
     }
+    var flags: HelloMessage.Flags = []
+    if peer.hello.isHeard { flags.insert(.heard) }
+    if peer.hello.isUnbroken { flags.insert(.unbroken) }
     let message = PathMessage.hello(
       HelloMessage(
-        incarnation: peer.localIncarnation, seen: peer.hello.isHeard ? peer.incarnation : 0,
+        flags: flags, incarnation: peer.localIncarnation, seen: peer.incarnation,
         certificateSerial: ownCertificate?.serial ?? 0,
         revocationNumber: evictions?.number ?? 0))
     sealUnnumbered(peer, carrier, size: message.fieldBytes, into: batch, now: now) {
@@ -301,13 +311,18 @@ extension Node {
     peer.lastAcknowledged = acknowledged
     peer.paths.acked(on: lane, now: now)
     peer.paths.rttSample(on: lane, statistics.latestRoundTrip, now: now)
-    let sent = statistics.packetsSent &- peer.reportedSent
-    if statistics.packetsSent < peer.reportedSent {
+    if peer.reportedLane != lane || statistics.packetsSent < peer.reportedSent
+      || statistics.packetsLost < peer.reportedLost
+    {
+      peer.reportedLane = lane
       peer.reportedSent = statistics.packetsSent
       peer.reportedLost = statistics.packetsLost
-    } else if sent >= 256 {
+      return
+    }
+    let sent = statistics.packetsSent - peer.reportedSent
+    if sent >= 256 {
       peer.paths.lossSample(
-        on: lane, lost: Int(statistics.packetsLost &- peer.reportedLost), of: Int(sent), now: now)
+        on: lane, lost: Int(statistics.packetsLost - peer.reportedLost), of: Int(sent), now: now)
       peer.paths.deliveryRate(on: lane, bytesPerSecond: Double(statistics.deliveryRate), now: now)
       peer.reportedSent = statistics.packetsSent
       peer.reportedLost = statistics.packetsLost

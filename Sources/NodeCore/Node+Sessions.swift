@@ -239,7 +239,7 @@ extension Node {
         sessionReady(peer, keypair: keypair.rawValue, now: now)
       case .keypairExpired(let handle, let keypair):
         guard let peer = peer(handle) else { continue }
-        peer.heardKeypairs.removeAll { $0 == keypair.rawValue }
+        peer.heardKeypairs.removeAll { $0.keypair == keypair.rawValue }
         peer.held.removeAll { $0.keypair == keypair.rawValue }
       case .sessionDead(let handle):
         guard let peer = peer(handle) else { continue }
@@ -263,7 +263,7 @@ extension Node {
   private func sessionReady(_ peer: Peer, keypair: UInt64, now: Instant) {
     if !peer.isStock {
       peer.hello.restart(
-        keypair: keypair, isHeard: peer.heardKeypairs.contains(keypair), now: now)
+        keypair: keypair, isHeard: peer.firstCounter(on: keypair) != nil, now: now)
     }
     peer.initiateAt = nil
     peer.isWanted = false
@@ -325,44 +325,63 @@ extension Node {
 
   // MARK: HELLO
 
-  func receiveHello(_ message: HelloMessage, keypair: UInt64, from peer: Peer, now: Instant) {
+  func receiveHello(
+    _ message: HelloMessage, keypair: UInt64, counter: UInt64, from peer: Peer, now: Instant
+  ) {
     if peer.incarnation != message.incarnation {
       guard keypair > peer.incarnationKeypair || peer.incarnation == 0 else {
         drops.staleHello += 1
         return
       }
+      let isRestart = peer.incarnation != 0
+      peer.incarnation = message.incarnation
       peer.incarnationKeypair = keypair
-    }
-    if peer.incarnation != 0, peer.incarnation != message.incarnation {
-      log(.info, "peer-restarted", "\(peer.name) was restarted")
-      peer.heardKeypairs.removeAll()
-      peer.held.removeAll { $0.keypair != keypair }
-      peer.mux.restart(now: now)
-      drainMux(of: peer, now: now)
-      peer.paths.peerRestarted(now: now)
-      drainPaths(of: peer, now: now)
-      peer.paths.sessionEstablished(through: peer.handshakeCarrier, now: now)
-    }
-    peer.incarnation = message.incarnation
-    if !peer.heardKeypairs.contains(keypair) {
-      peer.heardKeypairs.insert(keypair, at: 0)
-      if peer.heardKeypairs.count > 4 { peer.heardKeypairs.removeLast() }
+      if isRestart { peerRestarted(peer, keypair: keypair, now: now) }
     }
     if peer.hello.keypair == nil {
       peer.hello.restart(keypair: keypair, isHeard: false, now: now)
     }
-    if peer.hello.keypair == keypair {
-      peer.hello.heard(peerHasSeenUs: message.seen == peer.localIncarnation, now: now)
+    // Meant for a process that is gone: so is everything numbered before it.
+    let isForUs = message.seen == peer.localIncarnation || message.seen == 0
+    if isForUs, peer.firstCounter(on: keypair) == nil {
+      peer.heardKeypairs.insert(
+        Peer.HeardKeypair(
+          keypair: keypair, firstCounter: message.flags.contains(.unbroken) ? 0 : counter),
+        at: 0)
+      if peer.heardKeypairs.count > 4 { peer.heardKeypairs.removeLast() }
     }
-    releaseHeld(of: peer, keypair: keypair, now: now)
+    if peer.hello.keypair == keypair {
+      peer.hello.heard(
+        peerHasSeenUs: message.seen == peer.localIncarnation && message.flags.contains(.heard),
+        now: now)
+    }
+    if isForUs { releaseHeld(of: peer, keypair: keypair, now: now) }
     touch(peer)
   }
 
+  private func peerRestarted(_ peer: Peer, keypair: UInt64, now: Instant) {
+    log(.info, "peer-restarted", "\(peer.name) was restarted")
+    peer.heardKeypairs.removeAll()
+    peer.held.removeAll { $0.keypair != keypair }
+    if peer.hello.keypair == keypair { peer.hello.isUnbroken = false }
+    peer.mux.restart(now: now)
+    drainMux(of: peer, now: now)
+    peer.paths.peerRestarted(now: now)
+    drainPaths(of: peer, now: now)
+    peer.paths.sessionEstablished(through: peer.handshakeCarrier, now: now)
+  }
+
   private func releaseHeld(of peer: Peer, keypair: UInt64, now: Instant) {
-    guard !peer.held.isEmpty else { return }
+    guard !peer.held.isEmpty, let first = peer.firstCounter(on: keypair) else { return }
     let packets = peer.held.filter { $0.keypair == keypair }
     peer.held.removeAll { $0.keypair == keypair }
-    for packet in packets { receiveNumbered(packet.bytes.span.bytes, from: peer, now: now) }
+    for packet in packets {
+      if packet.counter >= first {
+        receiveNumbered(packet.bytes.span.bytes, from: peer, now: now)
+      } else {
+        drops.formerProcess += 1
+      }
+    }
   }
 
   /// The peer broke the protocol: this session is over for both sides. A new

@@ -24,6 +24,8 @@ package struct NodeDrops: Sendable {
   package var heldTooMany: UInt64 = 0
   /// Of a former process of the peer.
   package var staleHello: UInt64 = 0
+  /// Numbered packets meant for a former process of this node.
+  package var formerProcess: UInt64 = 0
   package var innerPacket: UInt64 = 0
   package var reservedType: UInt64 = 0
   package var badPathMessage: UInt64 = 0

@@ -65,7 +65,7 @@ final class Peer {
   /// one is of a process that is gone.
   var incarnationKeypair: UInt64 = 0
   /// Keypairs whose HELLO has come, newest first.
-  var heardKeypairs: [UInt64] = []
+  var heardKeypairs: [HeardKeypair] = []
   var held: [HeldPacket] = []
   var handshakeCarrier: Carrier?
   /// Tells the first copy of an initiation from its repeats.
@@ -77,14 +77,24 @@ final class Peer {
   // Lanes
   var lastAcknowledged: Instant?
   var reportedLost: UInt64 = 0
+  /// Whose figures the two are; another lane counts from its own.
+  var reportedLane: UInt8?
   var reportedSent: UInt64 = 0
 
   var isTouched = false
   /// Stream number → flow.
   var flows: [UInt32: UInt32] = [:]
 
+  /// A keypair whose HELLO for this process has come.
+  struct HeardKeypair {
+    var keypair: UInt64
+    /// Numbered packets below it were meant for a former process.
+    var firstCounter: UInt64
+  }
+
   struct HeldPacket {
     var keypair: UInt64
+    var counter: UInt64
     var bytes: [UInt8]
   }
 
@@ -106,6 +116,12 @@ final class Peer {
 
   /// A path is up: data can flow.
   var isConnected: Bool { paths.primary != nil }
+
+  /// The first counter that counts on this keypair; nil before its HELLO.
+  func firstCounter(on keypair: UInt64) -> UInt64? {
+    for heard in heardKeypairs where heard.keypair == keypair { return heard.firstCounter }
+    return nil
+  }
 
   var isMeeting: Bool {
     switch meeting {

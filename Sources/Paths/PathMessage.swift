@@ -29,19 +29,34 @@ package struct HelloMessage: Equatable, Sendable {
   package static let byteCount = 40
   package static let currentVersion: UInt8 = 1
 
+  /// What the sender says of this keypair.
+  package struct Flags: OptionSet, Sendable {
+    package let rawValue: UInt8
+    package init(rawValue: UInt8) { self.rawValue = rawValue }
+    /// The receiver's HELLO has come on this keypair.
+    package static let heard = Flags(rawValue: 1)
+    /// The sender's numbers did not start anew since it turned to this keypair:
+    /// everything on it belongs to this HELLO. Otherwise only what was sealed
+    /// after the HELLO does.
+    package static let unbroken = Flags(rawValue: 2)
+  }
+
   package var version: UInt8
+  package var flags: Flags
   package var features: UInt32
   package var incarnation: UInt64
-  /// The peer's incarnation as last heard; 0 = not yet.
+  /// The incarnation of the receiver that the sender's numbered packets are
+  /// meant for; 0 = none, the sender's numbers begin.
   package var seen: UInt64
   package var certificateSerial: UInt64
   package var revocationNumber: UInt64
 
   package init(
-    version: UInt8 = currentVersion, features: UInt32 = 0, incarnation: UInt64, seen: UInt64,
+    version: UInt8 = currentVersion, flags: Flags = [], features: UInt32 = 0, incarnation: UInt64, seen: UInt64,
     certificateSerial: UInt64 = 0, revocationNumber: UInt64 = 0
   ) {
     self.version = version
+    self.flags = flags
     self.features = features
     self.incarnation = incarnation
     self.seen = seen
@@ -107,14 +122,14 @@ package enum PathMessage: Equatable, Sendable {
       }
       return .pong(challenge: challenge, answeredSize: Int(size), observed: observed)
     case Code.hello:
-      guard let version = reader.uint8(), reader.uint8() != nil, version > 0,
+      guard let version = reader.uint8(), let flags = reader.uint8(), version > 0,
         let features = reader.uint32(), let incarnation = reader.uint64(),
         let seen = reader.uint64(), let serial = reader.uint64(),
         let revocation = reader.uint64(), incarnation != 0
       else { return nil }
       return .hello(
         HelloMessage(
-          version: version, features: features, incarnation: incarnation, seen: seen,
+          version: version, flags: HelloMessage.Flags(rawValue: flags), features: features, incarnation: incarnation, seen: seen,
           certificateSerial: serial, revocationNumber: revocation))
     default:
       return nil
@@ -162,7 +177,7 @@ package enum PathMessage: Equatable, Sendable {
     case .hello(let hello):
       output.writeUInt8(Code.hello)
       output.writeUInt8(hello.version)
-      output.writeUInt8(0)
+      output.writeUInt8(hello.flags.rawValue)
       output.writeUInt32(hello.features)
       output.writeUInt64(hello.incarnation)
       output.writeUInt64(hello.seen)

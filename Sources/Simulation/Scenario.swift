@@ -342,7 +342,7 @@ package final class Scenario {
   private func isPairBack(_ a: Int, _ b: Int) -> Bool {
     let (one, other) = (world.nodes[a], world.nodes[b])
     // Direct wherever a direct road works, which now is everywhere.
-    return one.tier(to: other) == "udp-direct" && other.tier(to: one) == "udp-direct"
+    return one.isOnBestRoad(to: other) && other.isOnBestRoad(to: one)
   }
 
   private func isBack(_ world: World) -> Bool {
@@ -358,8 +358,8 @@ package final class Scenario {
     for node in world.nodes where !node.isOnline { words.append("\(node.name) is not online") }
     for a in 0..<world.nodes.count {
       for b in 0..<world.nodes.count where a != b {
+        guard !world.nodes[a].isOnBestRoad(to: world.nodes[b]) else { continue }
         let tier = world.nodes[a].tier(to: world.nodes[b])
-        guard tier != "udp-direct" else { continue }
         words.append("\(a)→\(b) is \(tier ?? "not connected")")
         if let node = world.nodes[a].node {
           world.note("\(a)→\(b): \(node.diagnosis(of: world.nodes[b].name, now: world.now))")

@@ -366,3 +366,18 @@ extension SimulatedNode {
     node?.status(of: other.name, now: world.now)?.tier?.code
   }
 }
+
+extension SimulatedNode {
+  /// On a direct path; or on the relay though a direct path is up and known,
+  /// because it is much the slower one (quality decides, DESIGN §2).
+  func isOnBestRoad(to other: SimulatedNode) -> Bool {
+    guard let status = node?.status(of: other.name, now: world.now), let tier = status.tier else {
+      return false
+    }
+    if tier == .udpDirect { return true }
+    guard let used = status.paths.first(where: \.isPrimary) else { return false }
+    return status.paths.contains {
+      $0.tier == .udpDirect && $0.state == .up && $0.cost * 100 >= used.cost * 85 - 1_000_000
+    }
+  }
+}
