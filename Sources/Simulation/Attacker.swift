@@ -11,8 +11,8 @@ package struct Attacker {
   private var next = 0
   /// Share of passing packets it hears; 0 = nobody attacks.
   package var hearing = 0.0
-  package private(set) var sentBytes: [IPAddress: Int] = [:]
-  package private(set) var receivedBytes: [IPAddress: Int] = [:]
+  package private(set) var sentBytes: [Int: Int] = [:]
+  package private(set) var receivedBytes: [Int: Int] = [:]
 
   static let memory = 128
 
@@ -32,14 +32,14 @@ package struct Attacker {
     heard.isEmpty ? nil : heard[Int(random.next() % UInt64(heard.count))]
   }
 
-  mutating func sent(_ bytes: Int, to address: IPAddress) { sentBytes[address, default: 0] += bytes }
+  mutating func sent(_ bytes: Int, to node: Int) { sentBytes[node, default: 0] += bytes }
 
   mutating func received(_ datagram: Datagram, world: World) {
-    let from = datagram.source.address
+    let from = datagram.from
     receivedBytes[from, default: 0] += datagram.bytes.count
     if receivedBytes[from, default: 0] > 3 * sentBytes[from, default: 0] {
       world.violation(
-        "\(from) sent \(receivedBytes[from, default: 0]) bytes to the attacker for \(sentBytes[from, default: 0])")
+        "node\(from) sent \(receivedBytes[from, default: 0]) bytes to the attacker for \(sentBytes[from, default: 0])")
     }
   }
 }
@@ -87,7 +87,7 @@ extension World {
         }
       }
       guard let owner = network.owner(of: to.address), owner < nodes.count else { continue }
-      if source.address == Attacker.address { attacker.sent(bytes.count, to: to.address) }
+      if source.address == Attacker.address { attacker.sent(bytes.count, to: owner) }
       let datagram = Datagram(source: source, destination: to, bytes: bytes, from: Network.attacker)
       schedule(.datagram(datagram), after: time(.milliseconds(1), .milliseconds(40)))
     }

@@ -28,6 +28,8 @@ package final class SimulatedNode {
   package private(set) var isSuspended = false
   package var uplinkSettings = UplinkSettings()
   package var usesTLS = false
+  /// Addresses of strangers that it claims as its own, so that others probe them.
+  package var lies: [IPAddress] = []
   package var mutations = NodeMutations()
 
   // Disk: written at once or soon; a kill loses what was not.
@@ -154,7 +156,7 @@ package final class SimulatedNode {
 
   private func setNetwork() {
     node?.setNetwork(
-      addresses: addresses.map { AddressPrefix($0, $0.isV4 ? prefix : 64) },
+      addresses: (addresses + lies).map { AddressPrefix($0, $0.isV4 ? prefix : 64) },
       socketV4: 1, socketV6: 2, now: world.now)
   }
 
