@@ -282,7 +282,8 @@ extension Node {
     guard !pings.isEmpty, let primary = peer.paths.primary,
       let carrier = peer.paths.carrier(of: primary)
     else { return }
-    for (challenge, ping) in pings where ping.peer == peer.index && ping.sentAt == nil {
+    for (challenge, ping) in pings.sorted(by: { $0.key < $1.key })
+    where ping.peer == peer.index && ping.sentAt == nil {
       pings[challenge]?.sentAt = now
       let message = PathMessage.ping(challenge: challenge, size: PathMessage.shortestPing)
       sealUnnumbered(peer, carrier, size: PathMessage.shortestPing, into: batch, now: now) {
