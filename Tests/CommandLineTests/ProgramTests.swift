@@ -62,9 +62,13 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
       wanted.stunUDP2 = 27183
       wanted.stunTCP1 = 27180
       wanted.stunTCP2 = 27181
+      wanted.notices = ["stun-udp1", "stun-udp2", "stun-tcp1", "stun-tcp2"].map {
+        "-\($0) is not active yet in this version; it has no effect"
+      }
       #expect(options == wanted)
-      #expect(
-        options == ServerOptions(tokens: [MeshToken(12_345_678)]), "the flags are the defaults")
+      var defaults = ServerOptions(tokens: [MeshToken(12_345_678)])
+      defaults.notices = wanted.notices
+      #expect(options == defaults, "the flags are the defaults")
     }
   }
 
@@ -99,7 +103,9 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
         """)
     // The next start needs no flag at all.
     let again = try agent("inp2pc", config: saved)
-    #expect(again.options == a.options && again.configToSave == nil)
+    var asBefore = a.options
+    asBefore.notices = again.options.notices
+    #expect(again.options == asBefore && again.configToSave == nil)
 
     let b = try agent(
       "inp2pc -serverhost your-server.com -serverport 27183 -node nodeB -token 12345678 -config config.json -newconfig"
