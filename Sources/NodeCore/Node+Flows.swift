@@ -87,7 +87,8 @@ extension Node {
 
   /// Opens that wait too long for a session are given up (or try the next exit).
   func advanceOpenings(now: Instant) {
-    for index in openings {
+    // In order, as everything that is seen outside: a run repeats to the byte.
+    for index in openings.sorted() {
       let slot = Int(index)
       guard let attempt = flows[slot].attempt, attempt.due <= now, flows[slot].peer >= 0 else {
         continue

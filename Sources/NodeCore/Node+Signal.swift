@@ -376,7 +376,7 @@ extension Node {
   }
 
   func failOpenings(to peer: Peer, now: Instant) {
-    for index in openings where flows[Int(index)].peer == peer.index {
+    for index in openings.sorted() where flows[Int(index)].peer == peer.index {
       flows[Int(index)].attempt?.due = now
     }
     advanceOpenings(now: now)
@@ -509,7 +509,7 @@ extension Node {
     guard !peer.isRemoved else { return }
     peer.mux.resetAll(code: ResetCode.peerLost, words: "the member was removed")
     drainMux(of: peer, now: now)
-    for flow in peer.flows.values { endOrphan(flow) }
+    for flow in peer.flows.values.sorted() { endOrphan(flow) }
     peer.isRemoved = true
     keeper.removePeer(peer.handle)
     peerHandles[peer.handle] = nil
@@ -634,7 +634,9 @@ extension Node {
       case .sessionPeers(let names): formerPeers = Set(names)
       }
     }
-    for certificate in members.values { _ = admit(certificate, now: start) }
+    for (_, certificate) in members.sorted(by: { $0.key < $1.key }) {
+      _ = admit(certificate, now: start)
+    }
     events.removeAll()
     eventHead = 0
   }

@@ -275,7 +275,7 @@ package final class Node {
   }
 
   private func advancePings(now: Instant) {
-    for (challenge, ping) in pings where ping.due <= now {
+    for (challenge, ping) in pings.sorted(by: { $0.key < $1.key }) where ping.due <= now {
       pings[challenge] = nil
       let peer = peers[ping.peer]
       emit(

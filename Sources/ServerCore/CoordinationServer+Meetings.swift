@@ -303,7 +303,8 @@ extension CoordinationServer {
   }
 
   func sweepMeetings(now: Instant) {
-    for meeting in meetingOfPair.values where meeting.channel == nil {
+    for meeting in meetingOfPair.values.sorted(by: { $0.session < $1.session })
+    where meeting.channel == nil {
       guard case .started(let start) = meeting.state, now - start >= ServerLimits.meetingTime
       else { continue }
       forgetMeeting(meeting, now: now)

@@ -111,7 +111,8 @@ extension CoordinationServer {
     meshes[index].members[member.name] = nil
     meshes[index].memberOfKey[member.staticKey] = nil
     store(NodeRecord.deletion(mesh: meshes[index].name, node: member.name))
-    for meeting in meetingOfPair.values where meeting.side(of: member) != nil {
+    for meeting in meetingOfPair.values.sorted(by: { $0.session < $1.session })
+    where meeting.side(of: member) != nil {
       forgetMeeting(meeting, now: now)
     }
     broadcast(.memberRemoved(node: member.name), mesh: index, except: nil)

@@ -48,10 +48,12 @@ func runStorms(
     #expect(result.violations == [], "seed \(result.seed)")
   }
   let seconds = (clock.now - began) / .seconds(1)
+  // Equal in every run of the same seeds, also on another machine.
+  let trace = results.reduce(0) { $0 ^ $1.traceHash }
   let slowest = results.max { $0.recovery < $1.recovery }
   let hours = Double(sum.virtualNanoseconds) / 3.6e12
   print(
-    "simulator: slowest to come back: seed \(slowest?.seed ?? 0), \(slowest?.recovery.inSeconds ?? 0) s after its storm; \(sum.conversations) connections, \(sum.finishedInOrder) ended in order, \(sum.streamBytes >> 20) MB checked, \(sum.sessions) sessions, \(sum.attacks) hostile packets"
+    "simulator: slowest to come back: seed \(slowest?.seed ?? 0), \(slowest?.recovery.inSeconds ?? 0) s after its storm; \(sum.conversations) connections, \(sum.finishedInOrder) ended in order, \(sum.streamBytes >> 20) MB checked, \(sum.sessions) sessions, \(sum.attacks) hostile packets; trace \(String(trace, radix: 16))"
   )
   print(
     "simulator: \(results.count) seeds, \((hours * 10).rounded() / 10) virtual hours, \(sum.packets) packets, \(sum.lost) lost, \(sum.duplicated) duplicated, \(sum.reordered) reordered, \(sum.pathChanges) path changes, \(sum.kills) kills, \(Int(seconds.rounded())) s"
@@ -59,9 +61,9 @@ func runStorms(
 }
 
 @Test func theSameSeedGivesTheSameTrace() {
-  for seed: UInt64 in [3, 14] {
+  for seed: UInt64 in 11...16 {
     var settings = ScenarioSettings()
-    settings.storm = .seconds(15)
+    settings.storm = .seconds(30)
     let first = Scenario.run(seed: seed, settings: settings)
     let second = Scenario.run(seed: seed, settings: settings)
     #expect(first.traceHash == second.traceHash, "seed \(seed)")
