@@ -7,14 +7,21 @@ Everything a lab made is taken down when it closes, also after ctrl-C: only
 processes it started are ended, by their ids.
 """
 
+import contextlib
+import ctypes
+import hashlib
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -128,6 +135,65 @@ class Host:
     def json(self, *arguments, **keywords):
         return json.loads(self.output(*arguments, **keywords))
 
+    @contextlib.contextmanager
+    def inside(self):
+        """This thread in this machine's network: a socket made here stays there."""
+        if not self.namespace:
+            yield
+            return
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open("/proc/thread-self/ns/net") as home, \
+                open(f"/run/netns/{self.namespace}") as there:
+            if libc.setns(there.fileno(), 0x40000000) != 0:
+                raise Failure(f"setns {self.namespace}: {os.strerror(ctypes.get_errno())}")
+            try:
+                yield
+            finally:
+                libc.setns(home.fileno(), 0x40000000)
+
+    def socket(self, kind=socket.SOCK_STREAM, family=socket.AF_INET, protocol=0):
+        with self.inside():
+            return socket.socket(family, kind, protocol)
+
+    def connect(self, port, address="127.0.0.1", timeout=10):
+        sock = self.socket()
+        sock.settimeout(timeout)
+        try:
+            sock.connect((address, port))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def listen(self, port, address="127.0.0.1", backlog=1024):
+        sock = self.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address, port))
+        sock.listen(backlog)
+        return sock
+
+    def serve(self, port, handle, address="127.0.0.1", backlog=1024):
+        """A target: a thread per connection runs `handle(socket)`, then closes."""
+        listener = self.listen(port, address, backlog)
+
+        def one(sock):
+            with sock:
+                try:
+                    handle(sock)
+                except OSError:
+                    pass
+
+        def accept():
+            while True:
+                try:
+                    sock, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=one, args=(sock,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        return listener
+
     def cut(self, address):
         """Drops everything between this machine and `address`, both ways."""
         rules = (
@@ -240,6 +306,112 @@ def wait_for(what, condition, within=15, every=0.05):
 def fetch(url, timeout=5):
     with urllib.request.urlopen(url, timeout=timeout) as answer:
         return answer.read().decode()
+
+
+def reset(sock):
+    """Closes with a RST instead of a FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def read_all(sock, limit=1 << 24):
+    data = bytearray()
+    while len(data) < limit:
+        chunk = sock.recv(65536)
+        if not chunk:
+            break
+        data += chunk
+    return bytes(data)
+
+
+def read_exactly(sock, count):
+    data = bytearray()
+    while len(data) < count:
+        chunk = sock.recv(count - len(data))
+        if not chunk:
+            raise Failure(f"the stream ended after {len(data)} of {count} bytes")
+        data += chunk
+    return bytes(data)
+
+
+def echo(sock):
+    """A target that answers with what it got, and half-closes after the end."""
+    while chunk := sock.recv(65536):
+        sock.sendall(chunk)
+    sock.shutdown(socket.SHUT_WR)
+
+
+class Source:
+    """A target that sends `size` bytes to whoever connects, at `rate` bytes a
+    second (0: as fast as it goes), and knows their SHA-256."""
+
+    def __init__(self, host, port, size, rate=0, seed=1):
+        self.block = random.Random(seed).randbytes(1 << 20)
+        self.size, self.rate = size, rate
+        digest = hashlib.sha256()
+        for offset in range(0, size, len(self.block)):
+            digest.update(self.block[:min(len(self.block), size - offset)])
+        self.digest = digest.hexdigest()
+        self.listener = host.serve(port, self.send)
+
+    def send(self, sock):
+        started = time.monotonic()
+        sent = 0
+        while sent < self.size:
+            at = sent % len(self.block)
+            count = min(65536, self.size - sent, len(self.block) - at)
+            sock.sendall(self.block[at:at + count])
+            sent += count
+            if self.rate:
+                time.sleep(max(0, sent / self.rate - (time.monotonic() - started)))
+
+
+class Download:
+    """Reads a stream to its end in a thread of its own."""
+
+    def __init__(self, sock, rate=0):
+        self.sock, self.rate = sock, rate
+        self.count, self.error, self.longest = 0, None, 0.0
+        self.hash = hashlib.sha256()
+        self.started = self.last = time.monotonic()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        try:
+            while chunk := self.sock.recv(65536):
+                now = time.monotonic()
+                self.longest = max(self.longest, now - self.last)
+                self.last = now
+                self.count += len(chunk)
+                self.hash.update(chunk)
+                if self.rate:
+                    time.sleep(max(0, self.count / self.rate - (now - self.started)))
+        except OSError as error:
+            self.error = error
+        self.ended = time.monotonic()
+
+    def alive(self):
+        return self.thread.is_alive()
+
+    def finish(self, source, within=60):
+        """Waits for the end; the bytes must be those of `source`."""
+        self.thread.join(within)
+        if self.thread.is_alive():
+            raise Failure(f"not at its end within {within} s ({self.count} of {source.size} bytes)")
+        if self.error:
+            raise Failure(f"{self.error} after {self.count} of {source.size} bytes")
+        if self.hash.hexdigest() != source.digest:
+            raise Failure(f"{self.count} of {source.size} bytes came, and they differ")
+        return self.ended - self.started
+
+
+def require_lab(report, what):
+    """Scenarios need machines of their own; without them they are skipped."""
+    missing = [tool for tool in ("ip", "nft", "curl") if not shutil.which(tool)]
+    if missing or not Lab.available():
+        report.skip(what, f"needs {', '.join(missing)}" if missing else "no network namespaces")
+        report.finish()
 
 
 class Report:
