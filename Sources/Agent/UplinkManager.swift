@@ -22,7 +22,9 @@ final class UplinkManager: UplinkDelegate {
   private var retry: TimerToken?
   private var legRetry: TimerToken?
   private var lookup: NameLookup.Token?
+  /// Why the connection is down, and what of it was last said in the log.
   private var lastWords = ""
+  private var saidWords = ""
   private var isStopped = false
   private var fingerprint: [UInt8]?
   private var tlsContext: TLSContext?
@@ -128,7 +130,8 @@ final class UplinkManager: UplinkDelegate {
     let words =
       reason.hasPrefix("TLS:") && !agent.options.insecure
       ? reason + "; if the server speaks without TLS, start with -insecure" : reason
-    if words != lastWords || agent.node.isOnline { agent.log.warn("server: \(words)") }
+    if words != saidWords { agent.log.warn("server: \(words)") }
+    saidWords = words
     lastWords = words
     schedule(after: nextDelay ?? jittered(Self.reconnect))
     nextDelay = nil
@@ -167,7 +170,8 @@ final class UplinkManager: UplinkDelegate {
   }
 
   func loginRefused(_ words: String) {
-    if words != lastWords { agent.log.error("login refused: \(words)") }
+    if words != saidWords { agent.log.error("login refused: \(words)") }
+    saidWords = words
     lastWords = words
     nextDelay = Self.afterRefusal
     guard let signal else { return }
@@ -189,6 +193,7 @@ final class UplinkManager: UplinkDelegate {
       }
     }
     lastWords = ""
+    saidWords = ""
     agent.log.info("connected to \(agent.options.serverHost):\(agent.options.serverPort) as \(agent.options.node)")
     openLeg()
   }
@@ -331,7 +336,10 @@ final class UplinkManager: UplinkDelegate {
       signal = nil
       fingerprint = nil
       agent.node.signalClosed(now: agent.loop.now)
-      if wasOnline { agent.log.warn("connection to the server lost: \(words)") }
+      if wasOnline {
+        agent.log.warn("connection to the server lost: \(words)")
+        saidWords = words
+      }
       if !wasOnline, !wasOpen, !addresses.isEmpty {
         lastWords = words
         dialNext()

@@ -28,6 +28,7 @@ extension Node {
     flows[slot].isNear = true
     flows[slot].owner = owner
     flows[slot].phase = .opening
+    flows[slot].target = service.description
     flows[slot].attempt = Flow.Attempt(
       service: service, exits: candidates.map(\.index), steps: ExitAttempt(order: order),
       due: now + NodeLimits.connectDue)

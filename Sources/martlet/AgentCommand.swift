@@ -28,6 +28,11 @@ enum AgentCommand {
       for notice in resolved.options.notices { log.warn(notice) }
       if let bytes = resolved.configToSave {
         do throws(FileFailure) {
+          if let slash = resolved.options.configPath.lastIndex(of: "/"),
+            slash != resolved.options.configPath.startIndex
+          {
+            try Files.makeDirectory(String(resolved.options.configPath[..<slash]), mode: 0o700)
+          }
           try Files.write(resolved.options.configPath, bytes, mode: 0o600)
         } catch {
           log.warn(

@@ -215,7 +215,7 @@ class Lab:
     def __init__(self, title="lab"):
         Lab.count += 1
         self.prefix = f"mt{os.getpid() % 100000}{Lab.count}"
-        self.namespaces = Lab.available()
+        self.namespaces = self.available()
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix=f"martlet-{title}-"))
         self.hosts, self.processes, self.made = {}, [], []
         if self.namespaces:
