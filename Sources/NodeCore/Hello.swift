@@ -14,8 +14,6 @@ struct Hello {
   var isHeard = false
   /// The peer has shown that it knows our incarnation.
   var isSeen = false
-  /// The multiplexer did not start anew since this keypair came into use.
-  var isUnbroken = true
   var sendAt: Instant?
   private var interval = NodeLimits.helloRetryFloor
 

@@ -241,6 +241,7 @@ extension Node {
       guard result == .wrote, count > 0 else { break }
     }
     if total > 0 {
+      if peer.firstNumbered == nil { peer.firstNumbered = keeper.currentKeypair(handle)?.rawValue }
       let eliciting = (mux.laneStatistics(lane)?.bytesInFlight ?? 0) > inFlight
       peer.paths.sent(on: lane, bytes: total, ackEliciting: eliciting, now: now)
     }
@@ -262,12 +263,9 @@ extension Node {
       peer.hello.sendAt = now + NodeLimits.helloRetryFloor
       return
     }
-    var flags: HelloMessage.Flags = []
-    if peer.hello.isHeard { flags.insert(.heard) }
-    if peer.hello.isUnbroken { flags.insert(.unbroken) }
     let message = PathMessage.hello(
       HelloMessage(
-        flags: flags, incarnation: peer.localIncarnation, seen: peer.incarnation,
+        flags: peer.helloFlags, incarnation: peer.localIncarnation, seen: peer.incarnation,
         certificateSerial: ownCertificate?.serial ?? 0,
         revocationNumber: evictions?.number ?? 0))
     sealUnnumbered(peer, carrier, size: message.fieldBytes, into: batch, now: now) {

@@ -261,6 +261,7 @@ extension Node {
   }
 
   private func sessionReady(_ peer: Peer, keypair: UInt64, now: Instant) {
+    peer.newestKeypair = max(peer.newestKeypair, keypair)
     if !peer.isStock {
       peer.hello.restart(
         keypair: keypair, isHeard: peer.firstCounter(on: keypair) != nil, now: now)
@@ -333,17 +334,24 @@ extension Node {
         drops.staleHello += 1
         return
       }
-      let isRestart = peer.incarnation != 0
+      var isRestart = peer.incarnation != 0
+      if !isRestart, let first = peer.firstNumbered, first != keypair {
+        // We sent before we knew to whom; unless it says that it took that,
+        // it went to a process that is gone.
+        isRestart = !message.flags.contains(.accepted)
+      }
       peer.incarnation = message.incarnation
       peer.incarnationKeypair = keypair
+      peer.acceptedOn = nil
       if isRestart { peerRestarted(peer, keypair: keypair, now: now) }
     }
     if peer.hello.keypair == nil {
       peer.hello.restart(keypair: keypair, isHeard: false, now: now)
     }
     // Meant for a process that is gone: so is everything numbered before it.
-    let isForUs = message.seen == peer.localIncarnation || message.seen == 0
+    let isForUs = peer.isForUs(message, keypair: keypair)
     if isForUs, peer.firstCounter(on: keypair) == nil {
+      if peer.acceptedOn == nil { peer.acceptedOn = keypair }
       peer.heardKeypairs.insert(
         Peer.HeardKeypair(
           keypair: keypair, firstCounter: message.flags.contains(.unbroken) ? 0 : counter),
@@ -363,12 +371,17 @@ extension Node {
     log(.info, "peer-restarted", "\(peer.name) was restarted")
     peer.heardKeypairs.removeAll()
     peer.held.removeAll { $0.keypair != keypair }
-    if peer.hello.keypair == keypair { peer.hello.isUnbroken = false }
+    numbersStartAnew(peer)
     peer.mux.restart(now: now)
     drainMux(of: peer, now: now)
     peer.paths.peerRestarted(now: now)
     drainPaths(of: peer, now: now)
     peer.paths.sessionEstablished(through: peer.handshakeCarrier, now: now)
+  }
+
+  private func numbersStartAnew(_ peer: Peer) {
+    peer.brokenThrough = peer.newestKeypair
+    peer.firstNumbered = nil
   }
 
   private func releaseHeld(of peer: Peer, keypair: UInt64, now: Instant) {
@@ -396,6 +409,8 @@ extension Node {
     peer.paths.sessionLost(now: now)
     drainPaths(of: peer, now: now)
     peer.mux = newMultiplexer(role: peer.role)
+    numbersStartAnew(peer)
+    peer.acceptedOn = nil
     peer.localIncarnation &+= 1
     peer.hello = Hello()
     peer.heardKeypairs = []

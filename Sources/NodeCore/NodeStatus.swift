@@ -78,7 +78,7 @@ extension Node {
   package func diagnosis(of name: String, now: Instant) -> String {
     guard let peer = peers.first(where: { !$0.isRemoved && $0.name == name }) else { return "no peer" }
     var words =
-      "canSeal \(keeper.canSeal(peer.handle, now: now)) hello \(peer.hello) heard \(peer.heardKeypairs) held \(peer.held.count) meeting \(peer.meeting) channel \(peer.channel) streams \(peer.mux.openStreamCount) hasWork \(peer.mux.hasWork(now: now)) mux \(peer.mux.drops) keeper \(keeper.drops)"
+      "canSeal \(keeper.canSeal(peer.handle, now: now)) hello \(peer.hello) heard \(peer.heardKeypairs.count) held \(peer.held.count) meeting \(peer.meeting) channel \(peer.channel) streams \(peer.mux.openStreamCount) hasWork \(peer.mux.hasWork(now: now)) mux \(peer.mux.drops) keeper \(keeper.drops)"
     for path in peer.paths.snapshots {
       words += "\n    \(path.carrier) \(path.state) lane \(path.lane.map { "\($0)" } ?? "-") \(path.isPrimary ? "primary" : "") rtt \(path.roundTrip?.inMilliseconds ?? -1) max \(path.maximumPacket)"
       if let lane = path.lane, let figures = peer.mux.laneStatistics(lane) {

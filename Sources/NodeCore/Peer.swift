@@ -64,6 +64,16 @@ final class Peer {
   /// The keypair whose HELLO first told of `incarnation`. What comes on an older
   /// one is of a process that is gone.
   var incarnationKeypair: UInt64 = 0
+  /// Keypairs are numbered as they come; two may cross and be used in turn.
+  var newestKeypair: UInt64 = 0
+  /// Our numbers started anew when this was the newest one: on it and on older
+  /// ones there may be packets of the time before.
+  var brokenThrough: UInt64 = 0
+  /// Where our first numbered packet left.
+  var firstNumbered: UInt64?
+  /// Where the numbers of this incarnation of the peer were first found to be
+  /// meant for this process.
+  var acceptedOn: UInt64?
   /// Keypairs whose HELLO has come, newest first.
   var heardKeypairs: [HeardKeypair] = []
   var held: [HeldPacket] = []
@@ -116,6 +126,25 @@ final class Peer {
 
   /// A path is up: data can flow.
   var isConnected: Bool { paths.primary != nil }
+
+  /// What our HELLO says of its keypair.
+  var helloFlags: HelloMessage.Flags {
+    guard let keypair = hello.keypair else { return [] }
+    var flags: HelloMessage.Flags = []
+    if hello.isHeard { flags.insert(.heard) }
+    if keypair > brokenThrough { flags.insert(.unbroken) }
+    if incarnation == 0, let firstNumbered, firstNumbered != keypair { flags.insert(.older) }
+    if let acceptedOn, acceptedOn != keypair { flags.insert(.accepted) }
+    return flags
+  }
+
+  /// Whether what the sender of this HELLO numbers is meant for this process.
+  func isForUs(_ message: HelloMessage, keypair: UInt64) -> Bool {
+    if message.seen == localIncarnation { return true }
+    guard message.seen == 0 else { return false }
+    // It sent to somebody it did not know: to us only if we took it then.
+    return !message.flags.contains(.older) || (acceptedOn != nil && acceptedOn != keypair)
+  }
 
   /// The first counter that counts on this keypair; nil before its HELLO.
   func firstCounter(on keypair: UInt64) -> UInt64? {
