@@ -63,26 +63,30 @@ class Process:
     def alive(self):
         return self.popen.poll() is None
 
+    def signal(self, number):
+        """To the whole process group: a wrapper (faketime) and what it runs."""
+        try:
+            os.killpg(self.popen.pid, number)
+        except ProcessLookupError:
+            pass
+
     def kill(self):
-        if self.alive():
-            self.popen.kill()
+        self.signal(signal.SIGKILL)
         self.popen.wait()
 
     def terminate(self, within=10):
-        if self.alive():
-            self.popen.terminate()
+        self.signal(signal.SIGTERM)
         try:
             return self.popen.wait(within)
         except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
+            self.kill()
             raise Failure(f"{self.arguments[0]} did not end within {within} s of SIGTERM")
 
     def stop(self):
-        self.popen.send_signal(signal.SIGSTOP)
+        self.signal(signal.SIGSTOP)
 
     def resume(self):
-        self.popen.send_signal(signal.SIGCONT)
+        self.signal(signal.SIGCONT)
 
     def text(self):
         return self.log.read_text(errors="replace")
@@ -268,16 +272,14 @@ class Lab:
         if kind is not None and not issubclass(kind, KeyboardInterrupt):
             self.show_logs()
         for process in reversed(self.processes):
-            if process.alive():
-                process.popen.send_signal(signal.SIGCONT)
-                process.popen.terminate()
+            process.signal(signal.SIGCONT)
+            process.signal(signal.SIGTERM)
         deadline = time.monotonic() + 5
         for process in self.processes:
             try:
                 process.popen.wait(max(0.05, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.popen.kill()
-                process.popen.wait()
+                process.kill()
         for name in reversed(self.made):
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         shutil.rmtree(self.directory, ignore_errors=True)

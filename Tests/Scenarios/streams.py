@@ -166,13 +166,15 @@ class Streams:
             digests.append(digest.hexdigest())
             sock.sendall(b"thanks")
 
-        self.far.serve(RECORD, target)
+        listener = self.far.serve(RECORD, target)
         data = random.Random(9).randbytes(16_000_000)
         sock = self.connect(RECORD)
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
         if read_all(sock) != b"thanks" or digests != [hashlib.sha256(data).hexdigest()]:
             raise Failure("the upload differs")
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
 
     # Together
 
