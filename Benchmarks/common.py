@@ -45,15 +45,19 @@ def compile_c(name, *flags, shared=False):
 
 
 def enter_lab():
-    """Makes sure named namespaces can be made: as root, else inside `unshare -Urnm`."""
+    """Named namespaces: as root, else by running again inside `unshare -Urnm`.
+    False when the kernel allows neither."""
     if os.environ.get("MARTLET_LAB"):
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
-        return
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        return True
     probe = f"probe{os.getpid()}"
     if os.geteuid() == 0 and subprocess.run(
             ["ip", "netns", "add", probe], capture_output=True).returncode == 0:
         subprocess.run(["ip", "netns", "del", probe], capture_output=True)
-        return
+        return True
+    if subprocess.run(["unshare", "-Urnm", "true"], capture_output=True).returncode != 0:
+        return False
     os.environ["MARTLET_LAB"] = "1"
     os.execvp("unshare", ["unshare", "-Urnm", sys.executable, *sys.argv])
 
