@@ -29,6 +29,9 @@ struct Flow {
     /// gets the same bytes (nothing was delivered by the one that refused).
     var early: [UInt8] = []
     var finishedEarly = false
+    /// When the stream of this attempt was opened: data sealed for the peer
+    /// since then may have carried its SYN.
+    var openedAt: Instant
     var due: Instant
   }
 

@@ -31,7 +31,7 @@ extension Node {
     flows[slot].target = service.description
     flows[slot].attempt = Flow.Attempt(
       service: service, exits: candidates.map(\.index), steps: ExitAttempt(order: order),
-      due: now + NodeLimits.connectDue)
+      openedAt: now, due: now + NodeLimits.connectDue)
     openings.insert(id.index)
     if let step = flows[slot].attempt?.steps.start() { take(step, flow: slot, now: now) }
     return id
@@ -47,6 +47,7 @@ extension Node {
       guard let attempt = flows[slot].attempt else { return }
       let peer = peers[attempt.exits[index]]
       flows[slot].peer = peer.index
+      flows[slot].attempt?.openedAt = now
       flows[slot].attempt?.due = now + NodeLimits.connectDue
       guard wantSession(with: peer, now: now) else {
         report(.neverSent, flow: slot, now: now)
@@ -95,7 +96,7 @@ extension Node {
         continue
       }
       let peer = peers[flows[slot].peer]
-      let wasSent = peer.isConnected
+      let wasSent = peer.lastDataSealed >= attempt.openedAt
       peer.flows[flows[slot].stream.number] = nil
       peer.mux.reset(flows[slot].stream, code: ResetCode.cancelled)
       touch(peer)

@@ -241,6 +241,7 @@ extension Node {
       guard result == .wrote, count > 0 else { break }
     }
     if total > 0 {
+      peer.lastDataSealed = now
       if peer.firstNumbered == nil { peer.firstNumbered = keeper.currentKeypair(handle)?.rawValue }
       let eliciting = (mux.laneStatistics(lane)?.bytesInFlight ?? 0) > inFlight
       peer.paths.sent(on: lane, bytes: total, ackEliciting: eliciting, now: now)

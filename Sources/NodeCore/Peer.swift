@@ -85,6 +85,8 @@ final class Peer {
   var isRecorded = false
 
   // Lanes
+  /// When a packet with frames was last sealed for it.
+  var lastDataSealed = Instant.distantPast
   var lastAcknowledged: Instant?
   var reportedLost: UInt64 = 0
   /// Whose figures the two are; another lane counts from its own.
