@@ -390,9 +390,11 @@ extension AgentRuntime: UDPSocketDelegate {
 
   package func socket(_ socket: UDPSocket, failed failure: DatagramFailure) {
     if failure.error.isMessageTooLarge {
+      // The kernel tells the next hop's MTU; a datagram has its headers less. 0 = not told.
+      let headers = failure.remote.address.isV4 ? 28 : 48
       node.datagramTooLong(
-        on: .udp(socket: socket.number, remote: failure.remote), limit: failure.maximumSize,
-        now: loop.now)
+        on: .udp(socket: socket.number, remote: failure.remote),
+        limit: max(0, failure.maximumSize - headers), now: loop.now)
     }
   }
 }

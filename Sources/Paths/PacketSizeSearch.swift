@@ -197,8 +197,20 @@ struct PacketSizeSearch: Sendable {
     return outcome
   }
 
-  /// The kernel or a router says that `limit` (UDP payload) is the most.
+  /// The kernel or a router says that `limit` (UDP payload) is the most; 0 when
+  /// it only says that something was too long: the probe that reaches for more,
+  /// or else the present size, which is then put to the test.
   mutating func refused(limit: Int) -> Outcome {
+    guard limit > 0 else {
+      if let probe = reach {
+        reach = nil
+        failing = min(failing, probe.size)
+        chooseReach()
+      } else if check == nil {
+        doubt()
+      }
+      return .nothing
+    }
     let inner = max(Self.minimum, PathSizes.inner(ofDatagram: limit))
     ceiling = min(ceiling, max(inner, Self.minimum))
     failing = min(failing, inner + Self.step)
