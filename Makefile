@@ -33,7 +33,7 @@ bench: build
 
 ## make fuzz     every decoder, SECONDS=180 each, two at a time
 fuzz:
-	@scripts/ensure-packages build
+	@scripts/ensure-packages build fuzz
 	@Fuzz/run
 
 ## make soak     the simulator over many seeds (SEEDS=2000)
@@ -43,7 +43,7 @@ soak:
 
 ## make static   fully static binaries in bin/static, checked in an empty chroot
 static:
-	@scripts/ensure-packages build
+	@scripts/ensure-packages build static
 	@scripts/build-static
 
 ## make install  the binaries into $(PREFIX)/bin

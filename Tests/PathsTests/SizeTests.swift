@@ -99,6 +99,17 @@ private func directWorld(_ seed: UInt64, mtu: Int, loss: Int = 0) -> World {
   #expect(world.nodes[0].primary.flatMap { world.nodes[0].maximumPacket(of: $0) } == 1280)
 }
 
+@Test func aRefusalWithoutASizeDoubtsOnlyTheProbe() {
+  let world = directWorld(4, mtu: 1500)
+  world.begin()
+  world.run(for: .seconds(1))
+  // The kernel refuses the reach for more and does not say how much it takes.
+  world.nodes[0].datagramTooLong(on: world.links[0].ends[0], limit: 0, now: world.now)
+  world.drain()
+  world.run(for: .seconds(5))
+  #expect(world.nodes[0].primary.flatMap { world.nodes[0].maximumPacket(of: $0) } == 1408)
+}
+
 @Test func streamPacketsFollowTheDeliveryRate() {
   let world = World(seed: 5, links: [.tcp(delay: .milliseconds(5))])
   world.begin()
