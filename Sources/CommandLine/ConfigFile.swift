@@ -64,7 +64,9 @@ package struct ConfigFile: Sendable, Equatable {
       guard let next = value.object?[ignoringCase: String(key)] else { return nil }
       value = next
     }
-    return value.isNull ? nil : value
+    // Not `? nil : value`: that nil would be JSON's null.
+    if value.isNull { return Optional.none }
+    return value
   }
 
   /// Sets or (nil) removes the value at "network.serverHost"; a key that is

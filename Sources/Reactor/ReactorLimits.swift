@@ -34,6 +34,9 @@ package enum ReactorLimits {
   /// The loop's shared read buffer.
   package static let readBufferBytes = 256 * 1024
   package static let connectTimeout = TimeAmount.seconds(15)
+  /// A connection that was reset while its reader pauses is kept so long for
+  /// what it had received; then it fails.
+  package static let brokenUnread = TimeAmount.seconds(5)
   /// A listener that ran out of descriptors rests this long.
   static let acceptPause = TimeAmount.milliseconds(100)
 

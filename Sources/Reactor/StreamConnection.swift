@@ -105,6 +105,7 @@ package final class StreamConnection: ReadinessHandler {
   /// Taken out of epoll: the kernel had something to tell that nobody wants yet.
   private var isParked = false
   private var connectTimer: TimerToken?
+  private var brokenTimer: TimerToken?
 
   // MARK: Making
 
@@ -223,6 +224,8 @@ package final class StreamConnection: ReadinessHandler {
     state = .closed
     if let connectTimer { loop.cancel(connectTimer) }
     connectTimer = nil
+    if let brokenTimer { loop.cancel(brokenTimer) }
+    brokenTimer = nil
     if !isParked { loop.deregister(fd) }
     delegate = nil
     buffer.removeAll()
@@ -260,6 +263,8 @@ package final class StreamConnection: ReadinessHandler {
     if isParked {
       guard !interest.isEmpty else { return }
       isParked = false
+      if let brokenTimer { loop.cancel(brokenTimer) }
+      brokenTimer = nil
       do throws(SystemError) { try loop.register(fd, self, for: interest) } catch {
         isParked = true
         fail(error)
@@ -280,20 +285,28 @@ package final class StreamConnection: ReadinessHandler {
     if !isReadPaused && !isReadEnded {
       delegate?.connectionReadable(self)
     } else if isBroken {
-      parkOrFail()
+      parkOrFail(hasError: events.contains(.error))
     }
   }
 
   /// The kernel insists on an error or on the end of both directions while
   /// nobody reads: stop listening, or the loop would spin.
-  private func parkOrFail() {
+  private func parkOrFail(hasError: Bool) {
     if isReadEnded {
       let error = martlet_socket_error(fd)
       if error > 0 { return fail(SystemError(error, "read")) }
     }
-    // What was received before a reset can still be read after `resumeReading`.
+    // What was received before a reset can still be read after `resumeReading`,
+    // but whoever reads no more must not keep a broken connection for ever.
     isParked = true
     loop.deregister(fd)
+    guard hasError else { return }
+    brokenTimer = loop.schedule(after: ReactorLimits.brokenUnread) { [weak self] in
+      guard let self else { return }
+      brokenTimer = nil
+      let error = martlet_socket_error(fd)
+      fail(SystemError(error > 0 ? error : ECONNRESET, "read"))
+    }
   }
 
   private func finishConnecting() {
