@@ -173,8 +173,12 @@ final class UplinkManager: UplinkDelegate {
     if words != saidWords { agent.log.error("login refused: \(words)") }
     saidWords = words
     lastWords = words
+    guard let signal else {
+      // The server's close overtook its refusal in this batch.
+      if retry != nil { schedule(after: Self.afterRefusal) }
+      return
+    }
     nextDelay = Self.afterRefusal
-    guard let signal else { return }
     signal.close()
     uplinkClosed(signal, words)
   }
