@@ -247,6 +247,10 @@ extension PeerPaths {
         let kept = records[i].laneTimeouts
         clearSuspicion(i, now: now)
         records[i].laneTimeouts = kept
+      } else if records[i].isSuspect, records[i].lane != primary {
+        // Traffic has left, so no acknowledgement will ever clear it:
+        // full-size probes have to.
+        leaveData(i, now: now)
       }
     } else {
       raise(i, reason: .challengeAnswered, now: now)

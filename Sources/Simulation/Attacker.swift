@@ -14,7 +14,15 @@ package struct Attacker {
   package private(set) var sentBytes: [Int: Int] = [:]
   package private(set) var receivedBytes: [Int: Int] = [:]
 
+  /// Packets it has heard → the process that read them.
+  private var readers: [UInt64: Int] = [:]
+  /// Ports from which only worthless packets were sent: nobody may answer.
+  private var silentPorts: Set<UInt16> = []
+  private var lastPort: UInt16 = 1_024
+
   static let memory = 128
+  /// First byte of a transport packet. Copies of handshakes may be answered.
+  static let transportType: UInt8 = 4
 
   init() {}
 
@@ -23,8 +31,10 @@ package struct Attacker {
     if heard.count < Self.memory {
       heard.append(datagram)
     } else {
+      readers[heard[next % Self.memory].name] = nil
       heard[next % Self.memory] = datagram
     }
+    readers[datagram.name] = -1
     next += 1
   }
 
@@ -32,11 +42,36 @@ package struct Attacker {
     heard.isEmpty ? nil : heard[Int(random.next() % UInt64(heard.count))]
   }
 
+  /// A process reads a packet: the original, or what the attacker sends.
+  mutating func isRead(_ datagram: Datagram, by process: Int) {
+    guard datagram.from == Network.attacker else {
+      if readers[datagram.name] != nil { readers[datagram.name] = process }
+      return
+    }
+    guard datagram.source.address == Self.address, datagram.bytes.first == Self.transportType else {
+      return
+    }
+    // Name 0: broken or made up. Otherwise a copy of what this process had.
+    if datagram.name == 0 || readers[datagram.name] == process {
+      silentPorts.insert(datagram.source.port)
+    }
+  }
+
+  /// A port for one packet.
+  mutating func freshPort() -> UInt16 {
+    lastPort = lastPort == .max ? 1_024 : lastPort + 1
+    silentPorts.remove(lastPort)
+    return lastPort
+  }
+
   mutating func sent(_ bytes: Int, to node: Int) { sentBytes[node, default: 0] += bytes }
 
   mutating func received(_ datagram: Datagram, world: World) {
     let from = datagram.from
     receivedBytes[from, default: 0] += datagram.bytes.count
+    if silentPorts.contains(datagram.destination.port) {
+      world.violation("node\(from) answers a replayed or broken packet of the attacker")
+    }
     if receivedBytes[from, default: 0] > 3 * sentBytes[from, default: 0] {
       world.violation(
         "node\(from) sent \(receivedBytes[from, default: 0]) bytes to the attacker for \(sentBytes[from, default: 0])")
@@ -52,11 +87,13 @@ extension World {
     for _ in 0..<count {
       statistics.attacks += 1
       var bytes: [UInt8]
-      var source = Endpoint(Attacker.address, UInt16(truncatingIfNeeded: 1_024 + pick(0...50_000)))
+      var source = Endpoint(Attacker.address, attacker.freshPort())
+      var name: UInt64 = 0
       var to = Endpoint(destination, nodes[target].port)
       let kind = pick(0...9)
       if kind < 8, let copy = attacker.any(random: &random) {
         bytes = copy.bytes
+        name = copy.name
         switch kind {
         case 0, 1:
           // To whom it was meant, but from here.
@@ -66,11 +103,13 @@ extension World {
           source = copy.source
           to = copy.destination
         case 3:
-          bytes.removeLast(Int(pick(0...Int64(bytes.count))))
+          bytes.removeLast(Int(pick(1...Int64(bytes.count))))
+          name = 0
         case 4, 5:
           if !bytes.isEmpty {
             bytes[Int(pick(0...Int64(bytes.count - 1)))] ^= UInt8(1 << pick(0...7))
           }
+          name = 0
           to = copy.destination
           if kind == 5 { source = copy.source }
         default:
@@ -88,7 +127,8 @@ extension World {
       }
       guard let owner = network.owner(of: to.address), owner < nodes.count else { continue }
       if source.address == Attacker.address { attacker.sent(bytes.count, to: owner) }
-      let datagram = Datagram(source: source, destination: to, bytes: bytes, from: Network.attacker)
+      var datagram = Datagram(source: source, destination: to, bytes: bytes, from: Network.attacker)
+      datagram.name = name
       schedule(.datagram(datagram), after: time(.milliseconds(1), .milliseconds(40)))
     }
   }

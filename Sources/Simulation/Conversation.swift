@@ -323,3 +323,8 @@ package final class Conversation {
     "\(number) \(nearNode)→\(farNode): near \(near.state) w\(near.written) r\(near.read)/\(far.script.bytes), far \(far.state) w\(far.written) r\(far.read)/\(near.script.bytes), dials \(dials)"
   }
 }
+
+extension World {
+  package var isAllOver: Bool { conversations.allSatisfy(\.isOver) }
+  package var isAllInOrder: Bool { conversations.allSatisfy(\.isInOrder) }
+}

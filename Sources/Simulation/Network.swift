@@ -34,6 +34,8 @@ struct Datagram {
   var destination: Endpoint
   var bytes: [UInt8]
   var from: Int
+  /// Names it in the world; a hostile copy has that of its original.
+  var name: UInt64 = 0
   /// Number on its link.
   var number: UInt64 = 0
 
@@ -127,6 +129,7 @@ extension World {
   func transmit(_ source: Endpoint, _ destination: Endpoint, _ bytes: [UInt8], from: Int) {
     statistics.packets += 1
     var datagram = Datagram(source: source, destination: destination, bytes: bytes, from: from)
+    datagram.name = statistics.packets
     if let box = network.boxes[from] {
       guard let (s, d) = box.outgoing(source: source, destination: destination, now: now) else {
         statistics.lost += 1

@@ -191,6 +191,7 @@ package final class SimulatedNode {
     inboxBytes = 0
     hurry = 0
     for datagram in datagrams {
+      world.attacker.isRead(datagram, by: process)
       watch.received(from: datagram.source.address, bytes: datagram.bytes.count)
       var bytes = datagram.bytes
       var span = bytes.mutableSpan
