@@ -54,9 +54,19 @@ final class AgentState {
     do {
       content = try JSONValue.parse(try Files.read(directory + "/state.json", limit: Self.limit))
     } catch {
-      throw .unreadable(
-        "\(directory)/state.json cannot be used (\(error)); it was left as it is. Restore it, or remove it to start with a new key")
+      throw unusable("\(error)")
     }
+    guard content.object != nil else { throw unusable("it is not an object") }
+    // A damaged key must not silently become a new one: the name would be lost.
+    if let key = self["key"], key.string.flatMap({ Hex.decode($0) })?.count != 32 {
+      throw unusable("its key is damaged")
+    }
+  }
+
+  private func unusable(_ why: String) -> AgentStateFailure {
+    .unreadable(
+      "\(path) cannot be used (\(why)); it was left as it is. Restore it, or remove it to start with a new key"
+    )
   }
 
   subscript(_ key: String) -> JSONValue? {
