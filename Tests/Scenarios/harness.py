@@ -52,6 +52,8 @@ class Process:
     def __init__(self, arguments, log, **keywords):
         self.arguments = [str(a) for a in arguments]
         self.log = pathlib.Path(log)
+        # Several processes may write to one log, one after the other.
+        self.begins = self.log.stat().st_size if self.log.exists() else 0
         self.popen = subprocess.Popen(
             self.arguments, stdin=subprocess.DEVNULL, stdout=open(log, "ab"),
             stderr=subprocess.STDOUT, start_new_session=True, **keywords)
@@ -89,7 +91,8 @@ class Process:
         self.signal(signal.SIGCONT)
 
     def text(self):
-        return self.log.read_text(errors="replace")
+        """What this process has said."""
+        return self.log.read_bytes()[self.begins:].decode(errors="replace")
 
 
 class Host:
