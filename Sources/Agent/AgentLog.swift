@@ -12,6 +12,8 @@ package final class AgentLog {
   private var lastLine = ""
   private var lastAt = Instant.distantPast
   private var repeats = 0
+  private var bucket = TokenBucket(ratePerSecond: 20, burst: 500)
+  private var suppressed = 0
 
   /// - Parameter write: takes a whole line, without its newline.
   package init(minimum: LogLevel, write: @escaping (String) -> Void) {
@@ -37,8 +39,20 @@ package final class AgentLog {
 
   private func say(_ level: LogLevel, _ words: @autoclosure () -> String) {
     guard level >= minimum else { return }
-    let line = "\(level.rawValue) \(words())"
     let now = EventLoop.clock()
+    guard bucket.take(now: now) else {
+      suppressed += 1
+      return
+    }
+    if suppressed > 0 {
+      write("\(ISOTime.now()) warn \(suppressed) lines were left out")
+      suppressed = 0
+    }
+    // Names and words of peers must not move the reader's cursor.
+    let plain = String(
+      String.UnicodeScalarView(
+        words().unicodeScalars.map { $0.properties.generalCategory == .control ? " " : $0 }))
+    let line = "\(level.rawValue) \(plain)"
     if line == lastLine, now - lastAt < .minutes(1) {
       repeats += 1
       return

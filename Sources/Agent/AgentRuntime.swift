@@ -36,7 +36,7 @@ package final class AgentRuntime {
   private var watcher: ConfigWatcher?
   private var carriers: CarrierConnections?
   private(set) lazy var tunnels = TunnelManager(self)
-  private var bridges: [Int: FlowBridge] = [:]
+  private var bridges: [FlowID: FlowBridge] = [:]
   private var monitor: NetworkMonitor?
   private var saveTimer: TimerToken?
   private var pingWaiters: [UInt32: (Result<(TimeAmount, String), PingFailure>) -> Void] = [:]
@@ -130,6 +130,9 @@ package final class AgentRuntime {
   /// Closes everything; the loop may stop afterwards.
   package func stop() {
     guard !isStopped else { return }
+    for bridge in bridges.values { node.flowReset(bridge.flow, words: "the agent stops") }
+    // The resets leave while the sockets are open.
+    drain()
     isStopped = true
     api?.stop()
     watcher?.stop()
@@ -352,18 +355,11 @@ package final class AgentRuntime {
 
   // MARK: Bridges
 
-  func adopt(_ bridge: FlowBridge) { bridges[Int(bridge.flow.index)] = bridge }
+  func adopt(_ bridge: FlowBridge) { bridges[bridge.flow] = bridge }
 
-  func bridge(_ flow: FlowID) -> FlowBridge? {
-    guard let bridge = bridges[Int(flow.index)], bridge.flow == flow else { return nil }
-    return bridge
-  }
+  func bridge(_ flow: FlowID) -> FlowBridge? { bridges[flow] }
 
-  func takeBridge(_ flow: FlowID) -> FlowBridge? {
-    guard let bridge = bridge(flow) else { return nil }
-    bridges[Int(flow.index)] = nil
-    return bridge
-  }
+  func takeBridge(_ flow: FlowID) -> FlowBridge? { bridges.removeValue(forKey: flow) }
 
   /// The bridge's own connection (a dialled target) is there.
   func dialed(_ bridge: FlowBridge) { tunnels.dialed(bridge) }
@@ -372,7 +368,7 @@ package final class AgentRuntime {
   func bridgeFailed(_ bridge: FlowBridge, _ error: SystemError) {
     if tunnels.dialFailed(bridge, error) { return }
     guard self.bridge(bridge.flow) === bridge else { return }
-    bridges[Int(bridge.flow.index)] = nil
+    bridges[bridge.flow] = nil
     node.flowReset(bridge.flow, words: "\(error)")
   }
 }

@@ -43,7 +43,8 @@ final class ConfigWatcher {
   private func look() {
     do {
       let bytes = try Files.read(path, limit: Self.limit)
-      guard bytes != content else { return }
+      // An editor that writes in place empties the file first.
+      guard bytes != content, !bytes.isEmpty else { return }
       let apps = try ConfigFile(parsing: bytes).apps(for: agent.options.node).apps
       content = bytes
       fault = ""

@@ -49,7 +49,7 @@ final class LocalAPI: WebChannelDelegate {
     if let given = agent.options.listen {
       do throws(SystemError) {
         listeners.append(try open(given.endpoint))
-        endpoint = given.endpoint
+        endpoint = listeners[0].local ?? given.endpoint
       } catch {
         throw AgentStartFailure("-listen \(given): \(error)")
       }

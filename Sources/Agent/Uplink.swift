@@ -5,6 +5,7 @@
 internal import Bytes
 internal import HTTP
 internal import Reactor
+internal import Signaling
 internal import TLS
 internal import Transport
 
@@ -60,6 +61,8 @@ final class Uplink: SecureStreamDelegate {
   var remote: Endpoint { stream?.remote ?? .none }
   var tls: TLSSession? { stream?.tls }
   var isOpen: Bool { socket != nil && !isOver }
+  /// The WebSocket was there, whatever became of it.
+  var wasUpgraded: Bool { socket != nil }
 
   /// Bytes that wait for the kernel.
   var backlog: Int { (stream?.backlog ?? 0) + (socket?.outputCount ?? 0) }
@@ -132,9 +135,11 @@ final class Uplink: SecureStreamDelegate {
           finish("the server's WebSocket answer is not valid")
           return
         }
+        var limits = purpose == .relay ? .bulk : WebSocketLimits()
+        limits.message = max(limits.message, SignalLimits.message)
         let socket = WebSocketConnection(
           role: .client, seed: seed, leftover: http.takeSwitchedInput(),
-          limits: purpose == .relay ? .bulk : WebSocketLimits(), now: loop.now)
+          limits: limits, now: loop.now)
         self.socket = socket
         delegate?.uplinkOpened(self)
         drain(socket)

@@ -336,7 +336,7 @@ final class UplinkManager: UplinkDelegate {
       if agent.node.isOnline { retryLeg() }
     } else if uplink === signal {
       let wasOnline = agent.node.isOnline
-      let wasOpen = uplink.isOpen
+      let wasOpen = uplink.wasUpgraded
       signal = nil
       fingerprint = nil
       agent.node.signalClosed(now: agent.loop.now)

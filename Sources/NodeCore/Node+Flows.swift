@@ -186,7 +186,9 @@ extension Node {
   private func dialNext(_ slot: Int, now: Instant, lastReason: OpenRefusal) {
     guard var dial = flows[slot].dial else { return }
     let picked: Int?
-    if case .tunnel(let key)? = flows[slot].owner {
+    if case .tunnel(let key)? = flows[slot].owner, tunnels.outbounds[key] != nil,
+      (targetChoosers[key]?.count ?? dial.targets.count) == dial.targets.count
+    {
       picked = targetChoosers[key, default: TargetChooser(count: dial.targets.count)]
         .pick(&dial.tried, now: now)
     } else {

@@ -138,10 +138,10 @@ extension Node {
         touched.removeFirst(position)
         return true
       }
+      peer.isTouched = false
       reportLanes(of: peer, now: now)
       drainMux(of: peer, now: now)
       drainPaths(of: peer, now: now)
-      peer.isTouched = false
       position += 1
     }
     touched.removeAll(keepingCapacity: true)
@@ -187,7 +187,12 @@ extension Node {
 
   /// - Returns: false when the batch is full before everything left.
   private func fill(_ peer: Peer, into batch: TransmitBatch, now: Instant) -> Bool {
-    guard !peer.isRemoved, keeper.canSeal(peer.handle, now: now), !peer.isStock else { return true }
+    guard !peer.isRemoved, !peer.isStock else { return true }
+    guard keeper.canSeal(peer.handle, now: now) else {
+      // A new keypair says its HELLO anew; without keys it must not stay due.
+      peer.hello.sendAt = nil
+      return true
+    }
     if let current = keeper.currentKeypair(peer.handle)?.rawValue, current != peer.hello.keypair {
       peer.hello.restart(
         keypair: current, isHeard: peer.firstCounter(on: current) != nil, now: now)

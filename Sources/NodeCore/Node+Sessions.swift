@@ -304,6 +304,7 @@ extension Node {
         peer.lastAcknowledged = nil
         guard to != nil else { continue }
         peer.deadSince = nil
+        peer.hasLingered = false
         if let roundTrip = peer.primarySnapshot?.roundTrip {
           keeper.setPathDelay(peer.handle, roundTrip / 2)
         }
@@ -330,26 +331,37 @@ extension Node {
     _ message: HelloMessage, keypair: UInt64, counter: UInt64, from peer: Peer, now: Instant
   ) {
     if peer.incarnation != message.incarnation {
-      guard keypair > peer.incarnationKeypair || peer.incarnation == 0 else {
+      guard !peer.isStale(message.incarnation, on: keypair) else {
         drops.staleHello += 1
         return
       }
-      var isRestart = peer.incarnation != 0
-      if !isRestart, let first = peer.firstNumbered, first != keypair {
-        // We sent before we knew to whom; unless it says that it took that,
-        // it went to a process that is gone.
-        isRestart = !message.flags.contains(.accepted)
-      }
+      let isRestart = peer.incarnation != 0
       peer.incarnation = message.incarnation
       peer.incarnationKeypair = keypair
       peer.acceptedOn = nil
-      if isRestart { peerRestarted(peer, keypair: keypair, now: now) }
+      peer.isUnsure = !isRestart && peer.firstNumbered != nil
+      if isRestart {
+        log(.info, "peer-restarted", "\(peer.name) was restarted")
+        beginAnew(peer, keypair: keypair, now: now)
+      }
+    }
+    if peer.isUnsure {
+      if keypair == peer.firstNumbered || message.flags.contains(.accepted) {
+        peer.isUnsure = false
+      } else if message.flags.contains(.heard) {
+        // It knows of us and never took what we sent before.
+        log(.info, "peer-restarted", "\(peer.name) was restarted before it was known")
+        peer.localIncarnation &+= 1
+        peer.acceptedOn = nil
+        beginAnew(peer, keypair: keypair, now: now)
+        peer.hello.restart(keypair: keypair, isHeard: false, now: now)
+      }
     }
     if peer.hello.keypair == nil {
       peer.hello.restart(keypair: keypair, isHeard: false, now: now)
     }
     // Meant for a process that is gone: so is everything numbered before it.
-    let isForUs = peer.isForUs(message, keypair: keypair)
+    let isForUs = peer.isForUs(message)
     if isForUs, peer.firstCounter(on: keypair) == nil {
       if peer.acceptedOn == nil { peer.acceptedOn = keypair }
       peer.heardKeypairs.insert(
@@ -367,8 +379,8 @@ extension Node {
     touch(peer)
   }
 
-  private func peerRestarted(_ peer: Peer, keypair: UInt64, now: Instant) {
-    log(.info, "peer-restarted", "\(peer.name) was restarted")
+  /// The old connections end; the session starts from nothing on this keypair.
+  private func beginAnew(_ peer: Peer, keypair: UInt64, now: Instant) {
     peer.heardKeypairs.removeAll()
     peer.held.removeAll { $0.keypair != keypair }
     numbersStartAnew(peer)
@@ -382,13 +394,17 @@ extension Node {
   private func numbersStartAnew(_ peer: Peer) {
     peer.brokenThrough = peer.newestKeypair
     peer.firstNumbered = nil
+    peer.isUnsure = false
   }
 
   private func releaseHeld(of peer: Peer, keypair: UInt64, now: Instant) {
     guard !peer.held.isEmpty, let first = peer.firstCounter(on: keypair) else { return }
     let packets = peer.held.filter { $0.keypair == keypair }
     peer.held.removeAll { $0.keypair == keypair }
+    let mux = peer.mux
     for packet in packets {
+      // The one before may have ended the session.
+      guard peer.mux === mux else { return }
       if packet.counter >= first {
         receiveNumbered(packet.bytes.span.bytes, from: peer, now: now)
       } else {

@@ -348,6 +348,8 @@ extension Node {
 
   private func answered(_ pending: PendingRequest, _ message: ServerMessage, now: Instant) {
     switch (pending.kind, message) {
+    case (.connect(let index), _) where peers[index].isRemoved:
+      break
     case (.connect(let index), .punchStart(let punch)):
       met(peers[index], punch, now: now)
     case (.connect(let index), .error(let code, let words)):
@@ -453,7 +455,7 @@ extension Node {
     name: String, publicKey: [UInt8], isStock: Bool, cipher: AEADCipher = .chaCha20Poly1305,
     now: Instant
   ) -> Peer? {
-    guard peers.count < NodeLimits.peers else {
+    guard peers.count(where: { !$0.isRemoved }) < NodeLimits.peers else {
       log(.error, "limit", "more than \(NodeLimits.peers) members")
       return nil
     }
@@ -550,12 +552,15 @@ extension Node {
 
   // MARK: Requests
 
-  func request(_ message: ClientMessage, kind: PendingRequest.Kind, now: Instant) {
-    guard requests.count < NodeLimits.requests else { return }
+  /// - Returns: false when too many wait for an answer already.
+  @discardableResult
+  func request(_ message: ClientMessage, kind: PendingRequest.Kind, now: Instant) -> Bool {
+    guard requests.count < NodeLimits.requests else { return false }
     let id = nextRequest
     nextRequest = nextRequest == .max ? 1 : nextRequest + 1
     requests[id] = PendingRequest(kind: kind, due: now + NodeLimits.answerDue)
     queue(ClientEnvelope(request: id, message: message))
+    return true
   }
 
   func askToConnect(_ peer: Peer, initiation: [UInt8], now: Instant) {
@@ -565,11 +570,12 @@ extension Node {
     }
     peer.meeting = .asked(now)
     peer.lastAsked = now
-    request(
+    let isAsked = request(
       .connect(
         ConnectRequest(
           peer: peer.name, candidates: localCandidates, nat: .unknown, initiation: initiation)),
       kind: .connect(peer: peer.index), now: now)
+    if !isAsked { peer.meeting = .none }
   }
 
   func announceCandidates(to peer: Peer) {

@@ -194,7 +194,9 @@ package final class Node {
     if let at = peer.hello.sendAt, peer.connectedSince != nil { next = min(next, at) }
     if let at = peer.initiateAt { next = min(next, at) }
     if let dead = peer.deadSince {
-      if peer.mux.openStreamCount > 0 { next = min(next, dead + NodeLimits.linger) }
+      if peer.mux.openStreamCount > 0, !peer.hasLingered {
+        next = min(next, dead + NodeLimits.linger)
+      }
       next = min(next, max(peer.lastAsked + NodeLimits.connectRetry, dead))
     }
     return next
@@ -226,17 +228,17 @@ package final class Node {
       if !keeper.canSeal(peer.handle, now: now) { keeper.initiate(peer.handle, now: now) }
     }
     if let dead = peer.deadSince {
-      if now - dead >= NodeLimits.linger, peer.mux.openStreamCount > 0 {
+      if now - dead >= NodeLimits.linger, peer.mux.openStreamCount > 0, !peer.hasLingered {
+        peer.hasLingered = true
         peer.mux.resetAll(code: ResetCode.peerLost, words: "no path to the peer")
         peer.isWanted = false
         touch(peer)
       }
-      if now - peer.lastAsked >= NodeLimits.connectRetry,
-        peer.isWanted || peer.mux.openStreamCount > 0
-      {
+      let isNeeded = peer.isWanted || (peer.mux.openStreamCount > 0 && !peer.hasLingered)
+      if isNeeded, now - peer.lastAsked >= NodeLimits.connectRetry {
         _ = wantSession(with: peer, now: now)
         if peer.lastAsked < now { peer.lastAsked = now }
-      } else if !peer.isWanted, peer.mux.openStreamCount == 0 {
+      } else if !isNeeded {
         peer.deadSince = nil
       }
     }
@@ -344,6 +346,8 @@ package final class Node {
   }
 
   func log(_ level: NodeLog.Level, _ code: String, _ words: String) {
+    // Lines give way before anything that must not be lost.
+    guard events.count - eventHead < NodeLimits.events / 2 else { return }
     emit(.log(NodeLog(level, code, words)))
   }
 

@@ -28,7 +28,7 @@ package enum NodeLimits {
   /// An open to a peer that cannot be reached fails after this.
   package static let connectDue: TimeAmount = .seconds(15)
   package static let helloRetryFloor: TimeAmount = .milliseconds(100)
-  package static let requests = 256
+  package static let requests = 4608
   package static let events = 65_536
 }
 

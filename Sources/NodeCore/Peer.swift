@@ -71,6 +71,9 @@ final class Peer {
   var brokenThrough: UInt64 = 0
   /// Where our first numbered packet left.
   var firstNumbered: UInt64?
+  /// We sent numbered packets before we knew to whom, on another keypair than
+  /// that of the first HELLO: perhaps they went to a process that is gone.
+  var isUnsure = false
   /// Where the numbers of this incarnation of the peer were first found to be
   /// meant for this process.
   var acceptedOn: UInt64?
@@ -82,6 +85,8 @@ final class Peer {
   var lastInitiation: [UInt8] = []
   var connectedSince: Instant?
   var deadSince: Instant?
+  /// Its streams were given up; their resets wait for a path.
+  var hasLingered = false
   var isRecorded = false
 
   // Lanes
@@ -135,17 +140,27 @@ final class Peer {
     var flags: HelloMessage.Flags = []
     if hello.isHeard { flags.insert(.heard) }
     if keypair > brokenThrough { flags.insert(.unbroken) }
-    if incarnation == 0, let firstNumbered, firstNumbered != keypair { flags.insert(.older) }
-    if let acceptedOn, acceptedOn != keypair { flags.insert(.accepted) }
+    if incarnation == 0 || isUnsure, let firstNumbered, firstNumbered != keypair {
+      flags.insert(.older)
+    }
+    if acceptedOn != nil { flags.insert(.accepted) }
     return flags
   }
 
   /// Whether what the sender of this HELLO numbers is meant for this process.
-  func isForUs(_ message: HelloMessage, keypair: UInt64) -> Bool {
-    if message.seen == localIncarnation { return true }
-    guard message.seen == 0 else { return false }
+  func isForUs(_ message: HelloMessage) -> Bool {
+    guard message.seen == localIncarnation || message.seen == 0 else { return false }
     // It sent to somebody it did not know: to us only if we took it then.
-    return !message.flags.contains(.older) || (acceptedOn != nil && acceptedOn != keypair)
+    return !message.flags.contains(.older) || acceptedOn != nil
+  }
+
+  /// Whether an incarnation is of an earlier process than the one known. A
+  /// process that ends a session itself counts its number up.
+  func isStale(_ other: UInt64, on keypair: UInt64) -> Bool {
+    guard incarnation != 0 else { return false }
+    let step = Int64(bitPattern: other &- incarnation)
+    if abs(step) < 1 << 16 { return step < 0 }
+    return keypair <= incarnationKeypair
   }
 
   /// The first counter that counts on this keypair; nil before its HELLO.

@@ -39,11 +39,10 @@ package struct HelloMessage: Equatable, Sendable {
     /// everything on it belongs to this HELLO. Otherwise only what was sealed
     /// after the HELLO does.
     package static let unbroken = Flags(rawValue: 2)
-    /// The sender knows no process of the receiver yet, but has sent numbered
-    /// packets on another keypair already.
+    /// The sender has sent numbered packets on another keypair already, when it
+    /// knew no process of the receiver, and is not sure that it was this one.
     package static let older = Flags(rawValue: 4)
-    /// The sender has taken numbered packets of this incarnation of the
-    /// receiver on another keypair.
+    /// The sender takes numbered packets of this incarnation of the receiver.
     package static let accepted = Flags(rawValue: 8)
   }
 

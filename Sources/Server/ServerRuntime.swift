@@ -38,6 +38,8 @@ package final class ServerRuntime {
   /// Legs whose connection takes no more for now.
   private var blockedLegs: Set<UInt32> = []
   private var legs: Set<UInt32> = []
+  /// Upgraded, and neither logged in nor a proven leg.
+  private var unproven: Set<UInt32> = []
   private var isStopped = false
 
   /// Connections of all kinds on the port; more are closed at once.
@@ -45,6 +47,18 @@ package final class ServerRuntime {
   /// Relayed bytes that wait for one connection's kernel: no queue hides there.
   static let legBacklog = 64 * 1024
   static let fillBytes = 16 * 1024
+  /// Bytes of a WebSocket message before and after its sender has proven itself.
+  static let strangerMessage = 16 * 1024
+  static let memberMessage = 1 << 20
+
+  /// What HTTP may cost before anybody has proven anything.
+  private static var strangers: HTTPLimits {
+    var limits = HTTPLimits()
+    limits.head = 8 * 1024
+    limits.collectedBody = 4 * 1024
+    limits.readAhead = 16 * 1024
+    return limits
+  }
 
   package init(
     options: ServerOptions, directory: String, loop: EventLoop, log: ServerLog
@@ -205,11 +219,12 @@ package final class ServerRuntime {
         connection.close()
         return
       }
-      lastNumber += 1
+      repeat { lastNumber &+= 1 } while lastNumber == 0 || channels[lastNumber] != nil
       let tls = tls
       let channel = WebChannel(
         number: lastNumber, connection: connection,
-        acceptor: { () throws(TLSFailure) in try tls.session() }, delegate: self)
+        acceptor: { () throws(TLSFailure) in try tls.session() }, limits: Self.strangers,
+        delegate: self)
       if !channel.isClosed { channels[lastNumber] = channel }
     }
   }
@@ -303,10 +318,10 @@ extension ServerRuntime: WebChannelDelegate {
       channel.respond(.problem(403, "Forbidden", detail: "not for web pages"))
       return
     }
-    guard
-      channel.upgrade(
-        request, seed: random.bytes(32), limits: kind == .relayLeg ? .bulk : WebSocketLimits())
-    else { return }
+    var limits = kind == .relayLeg ? WebSocketLimits.bulk : WebSocketLimits()
+    limits.message = Self.strangerMessage
+    guard channel.upgrade(request, seed: random.bytes(32), limits: limits) else { return }
+    unproven.insert(channel.number)
     if kind == .relayLeg { channel.stream.connection.setNotSentLowWater(Self.legBacklog) }
     let session = channel.stream.tls
     core.connectionOpened(
@@ -321,6 +336,10 @@ extension ServerRuntime: WebChannelDelegate {
     } else {
       core.receive([UInt8](message.bytes), connection: channel.number, now: loop.now)
     }
+    if unproven.contains(channel.number), core.isProven(channel.number) {
+      unproven.remove(channel.number)
+      channel.setMessageLimit(Self.memberMessage)
+    }
   }
 
   package func channelWritable(_ channel: WebChannel) {
@@ -331,6 +350,7 @@ extension ServerRuntime: WebChannelDelegate {
     channels[channel.number] = nil
     blockedLegs.remove(channel.number)
     legs.remove(channel.number)
+    unproven.remove(channel.number)
     core.connectionClosed(channel.number, now: loop.now)
   }
 

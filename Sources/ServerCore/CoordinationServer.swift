@@ -176,6 +176,11 @@ package final class CoordinationServer {
     sweepDeadline = min(sweepDeadline, now + ServerLimits.sweep)
   }
 
+  /// Logged in, or a relay leg whose ticket held.
+  package func isProven(_ id: UInt32) -> Bool {
+    connections[id].map { !$0.isPending } ?? false
+  }
+
   /// The connection ended without the machine's doing.
   package func connectionClosed(_ id: UInt32, now: Instant) {
     guard let connection = connections[id] else { return }

@@ -99,11 +99,11 @@ package final class SecureStream: ConnectionDelegate {
     // The kernel's share of the backlog is not seen through TLS: what waits
     // there is bounded by the same limit.
     guard connection.backlog < connection.backlogLimit / 2 else {
-      isShort = true
+      notify(below: connection.backlogLimit / 4)
       return false
     }
     guard tls.write(bytes) else {
-      isShort = true
+      notify(below: connection.backlogLimit / 4)
       return false
     }
     flushTLS()

@@ -33,6 +33,7 @@ package final class WebChannel: SecureStreamDelegate {
   private var isOver = false
   private var isClosing = false
   private var wasShort = false
+  private var isDrainingHTTP = false
   private var notifyMark = 65_536
 
   /// - Parameters:
@@ -110,6 +111,9 @@ package final class WebChannel: SecureStreamDelegate {
   }
 
   // MARK: WebSocket
+
+  /// Bytes of one message from now on: more once the peer has proven itself.
+  package func setMessageLimit(_ bytes: Int) { socket?.limits.message = bytes }
 
   /// Sends one binary message; false when too much waits already.
   package func send(_ bytes: [UInt8]) -> Bool {
@@ -217,6 +221,11 @@ package final class WebChannel: SecureStreamDelegate {
   private var hasOpenRequest: Bool { http.currentRequest != nil }
 
   private func drainHTTP() {
+    // An answer given at once comes back here: the outer loop goes on, or
+    // pipelined requests would pile up on the stack.
+    guard !isDrainingHTTP else { return }
+    isDrainingHTTP = true
+    defer { isDrainingHTTP = false }
     while !isOver, socket == nil, let event = http.pollEvent() {
       switch event {
       case .request(let request): delegate?.channel(self, request: request)

@@ -58,6 +58,8 @@ package struct TargetChooser: Sendable {
 
   /// The target refused, timed out or could not be resolved.
   package mutating func failed(_ index: Int, now: Instant) {
+    // Of a former definition.
+    guard health.indices.contains(index) else { return }
     var entry = health[index]
     let shift = min(entry.failures, 8)
     entry.failures += 1
@@ -66,7 +68,11 @@ package struct TargetChooser: Sendable {
     health[index] = entry
   }
 
-  package mutating func succeeded(_ index: Int) { health[index] = Health() }
+  package mutating func succeeded(_ index: Int) {
+    if health.indices.contains(index) { health[index] = Health() }
+  }
+
+  package var count: Int { health.count }
 
   package func isHealthy(_ index: Int, now: Instant) -> Bool { health[index].skippedUntil <= now }
 }
