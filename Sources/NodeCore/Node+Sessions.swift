@@ -49,6 +49,7 @@ extension Node {
   /// PunchStart: the server names the peer's candidates and our channel.
   func met(_ peer: Peer, _ punch: PunchStart, now: Instant) {
     peer.meeting = .met(session: punch.session)
+    peer.lastSession = punch.session
     peer.announcedIncarnation = punch.incarnation
     updateContext(of: peer)
     if punch.channel != 0, peer.channel != punch.channel {

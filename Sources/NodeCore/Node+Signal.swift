@@ -38,7 +38,7 @@ struct PendingRequest {
   enum Kind {
     case report, heartbeat, offers, ticket
     case connect(peer: Int)
-    case candidates
+    case candidates(peer: Int)
   }
   var kind: Kind
   var due: Instant
@@ -254,6 +254,7 @@ extension Node {
       // Channels belong to the server's session with us: the old ones are void.
       dropRelayCarrier(of: peer, now: now)
       peer.channel = 0
+      peer.lastSession = 0
       peer.isOnline = false
       peer.meeting = .none
       peer.lastAsked = .distantPast
@@ -270,6 +271,12 @@ extension Node {
       }
     }
     formerPeers = []
+  }
+
+  /// Tells the server what has changed about this node.
+  func reportAgain(now: Instant) {
+    guard isOnline else { return }
+    request(.report(report), kind: .report, now: now)
   }
 
   private var report: ReportBasic {
@@ -313,8 +320,8 @@ extension Node {
       if let index = peerNames[node] { removePeer(peers[index], now: now) }
       emit(.store(.memberRemoved(node: node)))
     case .candidates(let session, let candidates):
-      for peer in peers {
-        if case .met(session) = peer.meeting { addCandidates(candidates, to: peer, now: now) }
+      for peer in peers where !peer.isRemoved && session != 0 && peer.lastSession == session {
+        addCandidates(candidates, to: peer, now: now)
       }
     case .evictions(let list):
       receiveEvictions(list, now: now)
@@ -358,6 +365,13 @@ extension Node {
       if code == .peerOffline || code == .peerUnknown { peer.isOnline = false }
       log(.info, "connect-refused", "\(peer.name): \(words)")
       if !peer.isConnected { failOpenings(to: peer, now: now) }
+    case (.candidates(let index), .error):
+      // The server has forgotten the meeting: a new one tells the peer as well.
+      peers[index].lastSession = 0
+      if !peers[index].isRemoved, peers[index].isOnline {
+        peers[index].lastAsked = .distantPast
+        meet(peers[index], now: now)
+      }
     case (.heartbeat, .heartbeat(let time)):
       serverTime = (time, now)
     case (.ticket, .ticket(let new)):
@@ -406,13 +420,24 @@ extension Node {
     if let index = peerNames[certificate.node] {
       let peer = peers[index]
       if peer.publicKey == certificate.staticKey {
-        if peer.certificate != bytes {
+        if peer.certificate != bytes, certificate.serial > peer.serial {
           peer.certificate = bytes
+          peer.serial = certificate.serial
+          peer.userName = certificate.user
           emit(.store(.member(node: peer.name, certificate: bytes)))
         }
         return peer
       }
       removePeer(peer, now: now)
+    }
+    if let handle = keeper.handle(publicKey: certificate.staticKey), let old = self.peer(handle) {
+      // The same key under a new name: the member was renamed while we were away.
+      guard !old.isStock, certificate.serial > old.serial else {
+        drops.badCertificate += 1
+        return nil
+      }
+      removePeer(old, now: now)
+      emit(.store(.memberRemoved(node: old.name)))
     }
     guard
       let peer = addPeer(
@@ -420,6 +445,7 @@ extension Node {
         cipher: settings.ciphers.common(with: certificate.ciphers), now: now)
     else { return nil }
     peer.certificate = bytes
+    peer.serial = certificate.serial
     peer.userName = certificate.user
     emit(.store(.member(node: peer.name, certificate: bytes)))
     return peer
@@ -579,8 +605,14 @@ extension Node {
   }
 
   func announceCandidates(to peer: Peer) {
-    guard isOnline, case .met(let session) = peer.meeting else { return }
-    request(.candidates(session: session, localCandidates), kind: .candidates, now: clock)
+    guard isOnline else { return }
+    guard peer.lastSession != 0 else {
+      meet(peer, now: clock)
+      return
+    }
+    request(
+      .candidates(session: peer.lastSession, localCandidates),
+      kind: .candidates(peer: peer.index), now: clock)
   }
 
   private func queue(_ envelope: ClientEnvelope) {

@@ -141,6 +141,7 @@ package final class Node {
     self.socketV4 = socketV4
     self.socketV6 = socketV6
     exitPolicy.ownAddresses = Set(addresses.map(\.address))
+    reportAgain(now: now)
     for peer in peers where !peer.isRemoved {
       updateContext(of: peer)
       if peer.connectedSince != nil {

@@ -39,6 +39,7 @@ final class Peer {
   var endpointID = ""
   var userName = ""
   var certificate: [UInt8] = []
+  var serial: UInt64 = 0
   var isOnline = false
   var announcedIncarnation: UInt64 = 0
   var seenAt = Endpoint.none
@@ -48,6 +49,8 @@ final class Peer {
   // Meeting
   var meeting = Meeting.none
   var lastAsked = Instant.distantPast
+  /// The server's number of the last meeting; candidates go under it. 0 = none.
+  var lastSession: UInt64 = 0
   var channel: UInt32 = 0
   var relayCarrier: Carrier?
   var tcpCarrier: Carrier?
