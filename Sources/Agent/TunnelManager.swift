@@ -22,6 +22,8 @@ final class TunnelManager {
   /// Saved listeners that could not be bound, with the reason; retried.
   private(set) var unbound: [Listening: String] = [:]
   private var dials: [FlowID: TargetDial] = [:]
+  /// Saved definitions that this version cannot read, by half; kept as they are.
+  private var unreadable: [String: [JSONValue]] = [:]
   private var retry: TimerToken?
   private var isStopped = false
 
@@ -372,7 +374,7 @@ final class TunnelManager {
           "listens": .array(inbound.listens.map { .string($0.description) }),
           "exits": .array(inbound.exits.map { .string($0.description) }),
         ])
-      })
+      } + (unreadable["inbounds"] ?? []))
     agent.state["outbounds"] = .array(
       table.outbounds.keys.sorted().compactMap { table.outbounds[$0] }.map { outbound in
         .object([
@@ -381,34 +383,41 @@ final class TunnelManager {
           "entrances": .array(outbound.entrances.map { .string($0.description) }),
           "users": .array(outbound.users.map { .string($0) }),
         ])
-      })
+      } + (unreadable["outbounds"] ?? []))
     agent.state.save()
     if let failure = agent.state.lastFailure {
       agent.log.warn("tunnels cannot be kept: \(failure)")
     }
   }
 
+  /// What was saved. A definition that cannot be read is said and kept as it
+  /// is in the file; the others are loaded.
   private func restore() {
     func texts(_ value: JSONValue?) -> [String] { value?.array?.compactMap(\.string) ?? [] }
-    do {
-      var inbounds: [TunnelInbound] = []
-      for entry in agent.state["inbounds"]?.array ?? [] {
-        guard let key = Self.key(entry["tunnel"]?.string) else { continue }
-        inbounds.append(
-          try TunnelInbound(key, listens: texts(entry["listens"]), exits: texts(entry["exits"])))
+    func each(_ half: String, _ load: (TunnelKey, JSONValue) throws -> Void) {
+      for entry in agent.state[half]?.array ?? [] {
+        do {
+          guard let key = Self.key(entry["tunnel"]?.string) else {
+            throw DefinitionError(.name, .malformed)
+          }
+          try load(key, entry)
+        } catch {
+          unreadable[half, default: []].append(entry)
+          agent.log.error("a saved tunnel (\(half)) cannot be used: \(error)")
+        }
       }
-      var outbounds: [TunnelOutbound] = []
-      for entry in agent.state["outbounds"]?.array ?? [] {
-        guard let key = Self.key(entry["tunnel"]?.string) else { continue }
-        outbounds.append(
-          try TunnelOutbound(
-            key, targets: texts(entry["targets"]), entrances: texts(entry["entrances"]),
-            users: texts(entry["users"])))
-      }
-      _ = try agent.node.setInbounds(inbounds)
-      try agent.node.setOutbounds(outbounds)
-    } catch {
-      agent.log.error("saved tunnels cannot be used: \(error)")
+    }
+    each("inbounds") { key, entry in
+      _ = try agent.node.setInbounds([
+        try TunnelInbound(key, listens: texts(entry["listens"]), exits: texts(entry["exits"]))
+      ])
+    }
+    each("outbounds") { key, entry in
+      try agent.node.setOutbounds([
+        try TunnelOutbound(
+          key, targets: texts(entry["targets"]), entrances: texts(entry["entrances"]),
+          users: texts(entry["users"]))
+      ])
     }
   }
 
