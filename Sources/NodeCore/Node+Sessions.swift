@@ -36,8 +36,8 @@ extension Node {
   func meet(_ peer: Peer, now: Instant) {
     guard case .online = signal, !peer.isMeeting, now - peer.lastAsked >= NodeLimits.connectRetry
     else { return }
-    if keeper.canSeal(peer.handle, now: now), peer.connectedSince != nil, peer.deadSince == nil {
-      // The session lives; only candidates and a relay channel are wanted.
+    if keeper.canSeal(peer.handle, now: now), peer.connectedSince != nil, peer.isConnected {
+      // The session lives (keys alone prove nothing: the peer may have lost them); only candidates and a relay channel are wanted.
       askToConnect(peer, initiation: [], now: now)
       return
     }

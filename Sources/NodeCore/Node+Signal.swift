@@ -466,8 +466,8 @@ extension Node {
     log(.info, "member-online", "\(peer.name) is online")
     guard peer.connectedSince != nil else { return }
     peer.paths.peerReturned(now: now)
-    if peer.incarnation != 0, member.incarnation != peer.incarnation {
-      // The announcement alone proves nothing; a handshake will.
+    if member.incarnation != 0, member.incarnation != peer.incarnation {
+      // Also when we never heard the one we have keys with: it may be gone. The announcement alone proves nothing; a handshake will.
       peer.meeting = .wanted
       peer.lastAsked = .distantPast
       keeper.initiate(peer.handle, now: now)

@@ -11,6 +11,8 @@ package struct ScenarioSettings: Sendable {
   package var storm = TimeAmount.seconds(90)
   /// Everything must be back within this after the storm.
   package var calm = TimeAmount.seconds(400)
+  /// Every node is online and every pair connected, on whatever road, this soon.
+  package var connected = TimeAmount.seconds(45)
   package var mutations = NodeMutations()
   /// Kinds of trouble that may happen; everything by default.
   package var troubles = Trouble.all
@@ -302,6 +304,10 @@ package final class Scenario {
     isStorm = false
     calm()
     let calmBegan = world.now
+    if !world.run(for: settings.connected, checkEvery: .milliseconds(500), isDone: { self.isConnected($0) }) {
+      world.note("not connected in time")
+      tellWhatIsMissing()
+    }
     let isBack = world.run(for: settings.calm, checkEvery: .milliseconds(500)) { self.isBack($0) }
     let recovery = world.now - calmBegan
     if !isBack { tellWhatIsMissing() }
@@ -349,6 +355,16 @@ package final class Scenario {
     let (one, other) = (world.nodes[a], world.nodes[b])
     // Direct wherever a direct road works, which now is everywhere.
     return one.isOnBestRoad(to: other) && other.isOnBestRoad(to: one)
+  }
+
+  private func isConnected(_ world: World) -> Bool {
+    guard world.nodes.allSatisfy(\.isOnline) else { return false }
+    for one in world.nodes {
+      for other in world.nodes where other.index != one.index && one.tier(to: other) == nil {
+        return false
+      }
+    }
+    return true
   }
 
   private func isBack(_ world: World) -> Bool {
