@@ -36,8 +36,10 @@ extension Node {
   func meet(_ peer: Peer, now: Instant) {
     guard case .online = signal, !peer.isMeeting, now - peer.lastAsked >= NodeLimits.connectRetry
     else { return }
-    if keeper.canSeal(peer.handle, now: now), peer.connectedSince != nil, peer.isConnected {
-      // The session lives (keys alone prove nothing: the peer may have lost them); only candidates and a relay channel are wanted.
+    if keeper.canSeal(peer.handle, now: now), peer.connectedSince != nil,
+      peer.isConnected || now - peer.keysSince < NodeLimits.keyTrust
+    {
+      // The session lives (old keys alone prove nothing: the peer may have lost them); only candidates and a relay channel are wanted.
       askToConnect(peer, initiation: [], now: now)
       return
     }
@@ -263,6 +265,7 @@ extension Node {
 
   private func sessionReady(_ peer: Peer, keypair: UInt64, now: Instant) {
     peer.newestKeypair = max(peer.newestKeypair, keypair)
+    peer.keysSince = now
     if !peer.isStock {
       peer.hello.restart(
         keypair: keypair, isHeard: peer.firstCounter(on: keypair) != nil, now: now)

@@ -25,6 +25,9 @@ package enum NodeLimits {
   package static let loginDue: TimeAmount = .seconds(15)
   /// A ConnectReq is not repeated sooner than this.
   package static let connectRetry: TimeAmount = .seconds(2)
+  /// Keys younger than this are believed in though no path is up: handshakes
+  /// would use up what pings need of the probe budget.
+  package static let keyTrust: TimeAmount = .seconds(10)
   /// An open to a peer that cannot be reached fails after this.
   package static let connectDue: TimeAmount = .seconds(15)
   package static let helloRetryFloor: TimeAmount = .milliseconds(100)

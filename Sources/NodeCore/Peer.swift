@@ -87,6 +87,8 @@ final class Peer {
   /// Tells the first copy of an initiation from its repeats.
   var lastInitiation: [UInt8] = []
   var connectedSince: Instant?
+  /// When the newest keypair was made.
+  var keysSince = Instant.distantPast
   var deadSince: Instant?
   /// Its streams were given up; their resets wait for a path.
   var hasLingered = false

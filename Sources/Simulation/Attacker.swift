@@ -74,7 +74,8 @@ package struct Attacker {
     }
     if receivedBytes[from, default: 0] > 3 * sentBytes[from, default: 0] {
       world.violation(
-        "node\(from) sent \(receivedBytes[from, default: 0]) bytes to the attacker for \(sentBytes[from, default: 0])")
+        "node\(from) sent \(receivedBytes[from, default: 0]) bytes to the attacker for \(sentBytes[from, default: 0])"
+      )
     }
   }
 }

@@ -228,7 +228,8 @@ package final class Conversation {
       guard taken > 0 else { break }
       if let difference {
         world.violation(
-          "conversation \(number) \(isNear ? "near" : "far"): byte \(position + UInt64(difference)) is not what was written")
+          "conversation \(number) \(isNear ? "near" : "far"): byte \(position + UInt64(difference)) is not what was written"
+        )
       }
       side.read += UInt64(taken)
       world.statistics.streamBytes += UInt64(taken)
@@ -237,7 +238,8 @@ package final class Conversation {
       lastProgress = world.now
       if side.read > other.written {
         world.violation(
-          "conversation \(number) \(isNear ? "near" : "far"): read \(side.read) of \(other.written) bytes")
+          "conversation \(number) \(isNear ? "near" : "far"): read \(side.read) of \(other.written) bytes"
+        )
       }
       if side.script.readRate > 0 {
         side.nextRead =
@@ -248,7 +250,8 @@ package final class Conversation {
       side.hasSeenEnd = true
       if !other.hasFinished || side.read != other.written {
         world.violation(
-          "conversation \(number) \(isNear ? "near" : "far"): end after \(side.read) bytes, \(other.written) were written, \(other.hasFinished ? "finished" : "not finished")")
+          "conversation \(number) \(isNear ? "near" : "far"): end after \(side.read) bytes, \(other.written) were written, \(other.hasFinished ? "finished" : "not finished")"
+        )
       }
     }
   }
@@ -295,13 +298,15 @@ package final class Conversation {
     // The end and the close may come together; then the close tells both.
     if !side.hasFinished || !other.hasFinished || side.read != other.written {
       world.violation(
-        "conversation \(number) \(isNear ? "near" : "far"): closed in order with \(near.written)→\(far.read), \(far.written)→\(near.read) bytes, finished \(near.hasFinished), \(far.hasFinished)")
+        "conversation \(number) \(isNear ? "near" : "far"): closed in order with \(near.written)→\(far.read), \(far.written)→\(near.read) bytes, finished \(near.hasFinished), \(far.hasFinished)"
+      )
     }
     if isNear { near.state = .closedInOrder } else { far.state = .closedInOrder }
     if other.state == .closedInOrder {
       if side.read != other.written || other.read != side.written {
         world.violation(
-          "conversation \(number): closed in order with \(near.written)→\(far.read), \(far.written)→\(near.read) bytes")
+          "conversation \(number): closed in order with \(near.written)→\(far.read), \(far.written)→\(near.read) bytes"
+        )
       }
       world.statistics.finishedInOrder += 1
     }

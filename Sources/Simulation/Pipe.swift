@@ -131,7 +131,9 @@ final class Pipe {
     direction.freeAt = leaves
     var arrives = leaves + settings.delay
     if settings.jitter > .zero { arrives += world.time(.zero, settings.jitter) }
-    if world.chance(settings.stalls) { arrives += world.time(.milliseconds(200), .milliseconds(500)) }
+    if world.chance(settings.stalls) {
+      arrives += world.time(.milliseconds(200), .milliseconds(500))
+    }
     arrives = max(arrives, direction.lastArrival)
     direction.lastArrival = arrives
     if case .end = item { direction.isEnding = true }
@@ -227,6 +229,7 @@ extension World {
       let endpoint = Endpoint(address, UInt16(truncatingIfNeeded: 20_000 + id % 40_000))
       let exporter = node.usesTLS ? world.random.bytes(32) : []
       world.server.accept(pipe, address: endpoint, usesTLS: node.usesTLS, exporter: exporter)
+      world.keepAlive(id)
       world.after(settings.delay) { world in
         guard world.pipes[id] != nil else {
           world.nodes[index].pipeFailed(id, process: process)
@@ -236,6 +239,19 @@ extension World {
       }
     }
     return id
+  }
+
+  /// The transport asks every 30 s whether the other end still knows it.
+  private func keepAlive(_ id: UInt32) {
+    after(.seconds(30)) { world in
+      guard let pipe = world.pipes[id] else { return }
+      if !pipe.isBlackHole, !world.nodes[pipe.node].uplinkSettings.isCut, !world.server.isSilent,
+        pipe.serverProcess != world.server.process || !world.server.isRunning
+      {
+        pipe.reset(toServer: false)
+      }
+      world.keepAlive(id)
+    }
   }
 
   /// Breaks or mends the road between a node and the server.

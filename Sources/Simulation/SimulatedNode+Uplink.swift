@@ -78,6 +78,7 @@ extension SimulatedNode {
 
   func loginRefused(_ words: String) {
     world.note("\(name): login refused: \(words)")
+    world.refusals += 1
     uplink.nextDelay = Self.afterRefusal
     signalMustClose(words)
   }
@@ -93,6 +94,11 @@ extension SimulatedNode {
 
   func online() {
     world.note("\(name): online")
+    if let old = uplink.leg {
+      // A leg of an earlier login is void.
+      world.pipes[old]?.close(toServer: true)
+      legGone(old)
+    }
     openLeg()
   }
 
@@ -201,7 +207,8 @@ extension SimulatedNode {
   // MARK: Relayed packets
 
   func sendRelayed(_ carrier: Carrier, _ bytes: [UInt8]) {
-    guard let id = uplink.leg, uplink.isLegAccepted, id == carrier.socket, let pipe = world.pipes[id]
+    guard let id = uplink.leg, uplink.isLegAccepted, id == carrier.socket,
+      let pipe = world.pipes[id]
     else { return }
     world.statistics.packets += 1
     var frame: [UInt8] = []
@@ -214,7 +221,8 @@ extension SimulatedNode {
   }
 
   func flushRelayed() {
-    guard let id = uplink.leg, uplink.isLegAccepted, !uplink.isLegBlocked, let pipe = world.pipes[id],
+    guard let id = uplink.leg, uplink.isLegAccepted, !uplink.isLegBlocked,
+      let pipe = world.pipes[id],
       pipe.backlog(toServer: true) > Pipe.backlogLimit
     else { return }
     uplink.isLegBlocked = true

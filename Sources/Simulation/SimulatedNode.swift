@@ -98,7 +98,9 @@ package final class SimulatedNode {
     inboxBytes = 0
     wakeToken += 1
     wakeAt = .distantFuture
-    let lost = flows.values.sorted { ($0.number, $0.isNear ? 0 : 1) < ($1.number, $1.isNear ? 0 : 1) }
+    let lost = flows.values.sorted {
+      ($0.number, $0.isNear ? 0 : 1) < ($1.number, $1.isNear ? 0 : 1)
+    }
     flows.removeAll()
     for entry in lost { world.conversations[entry.number].killed(isNear: entry.isNear) }
     if !silently {

@@ -171,7 +171,9 @@ package final class SimulatedServer {
   }
 
   private func fill(_ connection: UInt32) {
-    guard let core, let pipe = world.pipes[connection], pipe.serverProcess == process else { return }
+    guard let core, let pipe = world.pipes[connection], pipe.serverProcess == process else {
+      return
+    }
     var hasMore = true
     while hasMore {
       if pipe.backlog(toServer: false) >= Pipe.backlogLimit {

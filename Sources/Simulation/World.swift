@@ -77,6 +77,8 @@ package final class World {
   package var attacker = Attacker()
   /// One line per thing that happens; for one seed at a time.
   package var print: ((String) -> Void)?
+  /// Logins refused; each makes its node wait a minute.
+  var refusals = 0
 
   private var queue = EventQueue<WorldEvent>()
   private var hash: UInt64 = 0xcbf2_9ce4_8422_2325

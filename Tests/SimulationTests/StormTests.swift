@@ -51,9 +51,10 @@ func runStorms(
   // Equal in every run of the same seeds, also on another machine.
   let trace = results.reduce(0) { $0 ^ $1.traceHash }
   let slowest = results.max { $0.recovery < $1.recovery }
+  let connected = results.max { $0.connected < $1.connected }
   let hours = Double(sum.virtualNanoseconds) / 3.6e12
   print(
-    "simulator: slowest to come back: seed \(slowest?.seed ?? 0), \(slowest?.recovery.inSeconds ?? 0) s after its storm; \(sum.conversations) connections, \(sum.finishedInOrder) ended in order, \(sum.streamBytes >> 20) MB checked, \(sum.sessions) sessions, \(sum.attacks) hostile packets; trace \(String(trace, radix: 16))"
+    "simulator: slowest to come back: seed \(slowest?.seed ?? 0), \(slowest?.recovery.inSeconds ?? 0) s after its storm (connected: seed \(connected?.seed ?? 0), \(connected?.connected.inSeconds ?? 0) s); \(sum.conversations) connections, \(sum.finishedInOrder) ended in order, \(sum.streamBytes >> 20) MB checked, \(sum.sessions) sessions, \(sum.attacks) hostile packets; trace \(String(trace, radix: 16))"
   )
   print(
     "simulator: \(results.count) seeds, \((hours * 10).rounded() / 10) virtual hours, \(sum.packets) packets, \(sum.lost) lost, \(sum.duplicated) duplicated, \(sum.reordered) reordered, \(sum.pathChanges) path changes, \(sum.kills) kills, \(Int(seconds.rounded())) s"

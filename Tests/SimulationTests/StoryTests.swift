@@ -88,7 +88,8 @@ private func small(_ bytes: UInt64 = 300) -> ApplicationScript { bulk(bytes) }
     #expect(world.run(for: .seconds(60)) { _ in stream.isOver }, "seed \(seed)")
     #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
     #expect(
-      stream.longestStall <= max(before, .milliseconds(100)), "seed \(seed): \(stream.longestStall)")
+      stream.longestStall <= max(before, .milliseconds(100)), "seed \(seed): \(stream.longestStall)"
+    )
   }
 }
 
@@ -166,9 +167,10 @@ private func small(_ bytes: UInt64 = 300) -> ApplicationScript { bulk(bytes) }
 
 @Test func wrongClocksLockNobodyOut() {
   let year: Int64 = 31_557_600_000_000_000
-  for (index, offsets) in [[-10 * year], [70 * year], [70 * year, 0], [0, -10 * year, 70 * year, 0]]
-    .enumerated()
-  {
+  for (index, offsets) in [
+    [-10 * year], [70 * year], [70 * year, 0], [0, -10 * year, 70 * year, 0],
+  ]
+  .enumerated() {
     let world = pair(seed: UInt64(index + 1))
     #expect(online(world))
     let first = world.converse(near: 0, far: 1, nearScript: small(), farScript: small())
@@ -290,9 +292,18 @@ private func small(_ bytes: UInt64 = 300) -> ApplicationScript { bulk(bytes) }
   first.begin = .afterBytes(1)
   let server = world.converse(near: 0, far: 1, nearScript: first, farScript: bulk(5_000))
   #expect(world.run(for: .seconds(30)) { $0.isAllOver })
-  if case .ended(.refused(words: _)) = refused.nearState {} else { Issue.record("\(refused.nearState)") }
-  if case .ended(.refused(words: _)) = hanging.nearState {} else { Issue.record("\(hanging.nearState)") }
-  if case .ended(.reset(code: _, words: _)) = reset.nearState {} else { Issue.record("\(reset.nearState)") }
+  if case .ended(.refused(words: _)) = refused.nearState {
+  } else {
+    Issue.record("\(refused.nearState)")
+  }
+  if case .ended(.refused(words: _)) = hanging.nearState {
+  } else {
+    Issue.record("\(hanging.nearState)")
+  }
+  if case .ended(.reset(code: _, words: _)) = reset.nearState {
+  } else {
+    Issue.record("\(reset.nearState)")
+  }
   #expect(half.isInOrder && half.nearRead == 500_000)
   #expect(server.isInOrder)
   #expect(world.violations == [])
@@ -327,4 +338,24 @@ private func small(_ bytes: UInt64 = 300) -> ApplicationScript { bulk(bytes) }
   #expect(world.run(for: .seconds(30)) { _ in fast.isOver })
   #expect(fast.isInOrder && world.violations == [])
   #expect(world.server.highestQueue <= 4 << 20, "\(world.server.highestQueue) bytes")
+}
+
+@Test func keysOfAPeerThatDiedAtOnceAreNoSession() {
+  // The other side dies while, or right after, the handshake completes.
+  for seed: UInt64 in 1...60 {
+    let world = pair(seed: seed)
+    #expect(online(world))
+    world.run(for: .milliseconds(500))
+    world.converse(near: 0, far: 1, nearScript: small(), farScript: small())
+    world.run(for: .milliseconds(Int64(seed) * 4))
+    world.nodes[1].kill(silently: seed % 2 == 0)
+    world.run(for: .seconds(3))
+    world.nodes[1].start()
+    #expect(world.run(for: .seconds(12)) { $0.nodes[1].isOnline }, "seed \(seed)")
+    // What was opened while the old process was believed to be there may be reset.
+    world.run(for: .seconds(2))
+    let next = world.converse(near: 0, far: 1, nearScript: small(), farScript: small())
+    #expect(world.run(for: .seconds(2)) { _ in next.isOver }, "seed \(seed)")
+    #expect(next.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+  }
 }
