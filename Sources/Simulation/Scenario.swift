@@ -52,10 +52,10 @@ package final class Scenario {
   let world: World
   let settings: ScenarioSettings
   /// Addresses are never used twice.
-  private var lastAddress: UInt32 = 0
-  private var stormEnds: Instant
+  var lastAddress: UInt32 = 0
+  var stormEnds: Instant
   /// Pairs whose direct road is cut, and nodes that are away, by what cut them.
-  private var isStorm = true
+  var isStorm = true
 
   package init(
     seed: UInt64, settings: ScenarioSettings = ScenarioSettings(),
@@ -78,12 +78,12 @@ package final class Scenario {
 
   // MARK: Set-up
 
-  private func freshAddress() -> IPAddress {
+  func freshAddress() -> IPAddress {
     lastAddress += 1
     return IPAddress(v4: 0xcb00_7100 + (lastAddress << 8) + 1 + lastAddress % 200)
   }
 
-  private func freshAddresses() -> [IPAddress] {
+  func freshAddresses() -> [IPAddress] {
     var result = [freshAddress()]
     if world.chance(0.3) {
       result.append(
@@ -92,7 +92,7 @@ package final class Scenario {
     return result
   }
 
-  private func randomLink() -> LinkSettings {
+  func randomLink() -> LinkSettings {
     var link = LinkSettings()
     link.delay = .microseconds(world.pick(500...(world.chance(0.2) ? 150_000 : 40_000)))
     if world.chance(0.5) {
@@ -108,7 +108,7 @@ package final class Scenario {
     return link
   }
 
-  private func setUp() {
+  func setUp() {
     let count = Int(world.pick(2...6))
     for _ in 0..<count {
       let node = world.addNode(addresses: freshAddresses())
@@ -148,7 +148,7 @@ package final class Scenario {
 
   // MARK: Traffic
 
-  private func randomScript(bulk: Bool) -> ApplicationScript {
+  func randomScript(bulk: Bool) -> ApplicationScript {
     var script = ApplicationScript()
     switch world.pick(0...9) {
     case 0: script.bytes = 0
@@ -167,7 +167,7 @@ package final class Scenario {
     return script
   }
 
-  private func converse() {
+  func converse() {
     let count = Int64(world.nodes.count)
     let near = Int(world.pick(0...count - 1))
     let far = Int(world.pick(0...count - 1))
@@ -206,7 +206,7 @@ package final class Scenario {
       near: near, far: far, nearScript: nearScript, farScript: farScript, dial: dial)
   }
 
-  private func scheduleTraffic() {
+  func scheduleTraffic() {
     guard isStorm else { return }
     let burst = world.chance(0.1) ? Int(world.pick(5...30)) : 1
     for _ in 0..<burst { converse() }
@@ -216,15 +216,15 @@ package final class Scenario {
 
   // MARK: Trouble
 
-  private func scheduleTrouble() {
+  func scheduleTrouble() {
     guard isStorm else { return }
     trouble()
     world.after(.milliseconds(world.pick(200...6_000))) { [self] _ in scheduleTrouble() }
   }
 
-  private func anyNode() -> Int { Int(world.pick(0...Int64(world.nodes.count - 1))) }
+  func anyNode() -> Int { Int(world.pick(0...Int64(world.nodes.count - 1))) }
 
-  private func trouble() {
+  func trouble() {
     let allowed = settings.troubles
     let index = anyNode()
     let node = world.nodes[index]
@@ -283,7 +283,7 @@ package final class Scenario {
     }
   }
 
-  private func cutPair() {
+  func cutPair() {
     let a = anyNode()
     let b = anyNode()
     guard a != b else { return }
@@ -294,135 +294,6 @@ package final class Scenario {
     world.after(.milliseconds(world.pick(50...(world.chance(0.2) ? 60_000 : 10_000)))) { world in
       world.note("direct road \(a)↔\(b) healed")
       world.network.heal(a, b)
-    }
-  }
-
-  // MARK: Run
-
-  private func run() -> ScenarioResult {
-    setUp()
-    world.after(.milliseconds(500)) { [self] _ in scheduleTraffic() }
-    world.after(.seconds(2)) { [self] _ in scheduleTrouble() }
-    world.run(until: stormEnds)
-    isStorm = false
-    calm()
-    let calmBegan = world.now
-    // More than three logins with one key in a minute are refused, by design.
-    let limit = settings.connected + (world.refusals > 0 ? SimulatedNode.afterRefusal : .zero)
-    if !world.run(for: limit, checkEvery: .milliseconds(500), isDone: { self.isConnected($0) }) {
-      world.note("not connected in time")
-      tellWhatIsMissing()
-    }
-    let connected = world.now - calmBegan
-    let isBack = world.run(for: settings.calm, checkEvery: .milliseconds(500)) { self.isBack($0) }
-    let recovery = world.now - calmBegan
-    if !isBack { tellWhatIsMissing() }
-    if isBack, world.violations.isEmpty { checkRest() }
-    return ScenarioResult(
-      seed: world.seed, statistics: world.statistics, violations: world.violations,
-      traceHash: world.traceHash, recovery: recovery, connected: connected)
-  }
-
-  /// Everything is mended; clocks may stay wrong.
-  private func calm() {
-    world.note("the storm is over")
-    let count = world.nodes.count
-    if !world.server.isRunning { world.server.start() }
-    world.server.dieAfterEffects = nil
-    for a in 0..<count {
-      world.setUplinkCut(a, false)
-      world.nodes[a].resume()
-      if !world.nodes[a].isRunning { world.nodes[a].start() }
-      for b in 0..<count where a != b {
-        world.network.changeOneWay(from: a, to: b) { $0.isCut = false }
-      }
-    }
-    // Somebody wants every pair, and wants it now and then.
-    for a in 0..<count {
-      for b in 0..<count where a < b {
-        askNowAndThen(a, b)
-      }
-    }
-  }
-
-  private func askNowAndThen(_ a: Int, _ b: Int) {
-    world.after(.milliseconds(world.pick(0...3_000))) { [self] world in
-      guard !isPairBack(a, b) else { return }
-      if world.nodes[a].isOnline {
-        var script = ApplicationScript()
-        script.bytes = 100
-        world.converse(near: a, far: b, nearScript: script, farScript: script)
-      }
-      world.after(.seconds(17)) { [self] _ in askNowAndThen(a, b) }
-    }
-  }
-
-  private func isPairBack(_ a: Int, _ b: Int) -> Bool {
-    let (one, other) = (world.nodes[a], world.nodes[b])
-    // Direct wherever a direct road works, which now is everywhere.
-    return one.isOnBestRoad(to: other) && other.isOnBestRoad(to: one)
-  }
-
-  private func isConnected(_ world: World) -> Bool {
-    guard world.nodes.allSatisfy(\.isOnline) else { return false }
-    for one in world.nodes {
-      for other in world.nodes where other.index != one.index && one.tier(to: other) == nil {
-        return false
-      }
-    }
-    return true
-  }
-
-  private func isBack(_ world: World) -> Bool {
-    guard world.nodes.allSatisfy(\.isOnline) else { return false }
-    for a in 0..<world.nodes.count {
-      for b in 0..<a where !isPairBack(a, b) { return false }
-    }
-    return world.conversations.allSatisfy(\.isOver)
-  }
-
-  private func tellWhatIsMissing() {
-    var words: [String] = []
-    for node in world.nodes where !node.isOnline { words.append("\(node.name) is not online") }
-    for a in 0..<world.nodes.count {
-      for b in 0..<world.nodes.count where a != b {
-        guard !world.nodes[a].isOnBestRoad(to: world.nodes[b]) else { continue }
-        let tier = world.nodes[a].tier(to: world.nodes[b])
-        words.append("\(a)→\(b) is \(tier ?? "not connected")")
-        if let node = world.nodes[a].node {
-          world.note("\(a)→\(b): \(node.diagnosis(of: world.nodes[b].name, now: world.now))")
-        }
-      }
-    }
-    for conversation in world.conversations where !conversation.isOver {
-      words.append("conversation \(conversation.summary) goes on")
-      for (a, b) in [
-        (conversation.nearNode, conversation.farNode),
-        (conversation.farNode, conversation.nearNode),
-      ] {
-        if let node = world.nodes[a].node {
-          world.note("\(a)→\(b): \(node.diagnosis(of: world.nodes[b].name, now: world.now))")
-        }
-      }
-    }
-    world.violation("not back after the storm: \(words.prefix(8))")
-  }
-
-  /// Nothing to do: nothing but keepalives may happen.
-  private func checkRest() {
-    world.run(for: .seconds(5))
-    let events = world.statistics.events
-    let packets = world.statistics.packets
-    world.run(for: .seconds(30))
-    let pairs = UInt64(world.nodes.count * (world.nodes.count - 1))
-    let perPair = (world.statistics.packets - packets) / max(1, pairs)
-    if perPair > 200 {
-      world.violation("\(perPair) packets per pair in 30 s of rest")
-    }
-    let perNode = (world.statistics.events - events) / UInt64(world.nodes.count)
-    if perNode > 3_000 { world.violation("\(perNode) events per node in 30 s of rest") }
-    for conversation in world.conversations where conversation.dials > 1 {
-      world.violation("conversation \(conversation.summary)")
     }
   }
 }
