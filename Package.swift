@@ -32,6 +32,7 @@ let package = Package(
     // Core: bytes and time in, values out.
     target("Bytes", extra: [.enableExperimentalFeature("Lifetimes")]),
     target("Crypto", ["Bytes", "COpenSSL"]),
+    target("NAT"),
     target("WireGuard", ["Bytes", "Crypto"]),
     target("Mux", ["Bytes"]),
     target("Paths", ["Bytes"]),
@@ -78,6 +79,7 @@ let package = Package(
     // Tests.
     tests("Bytes", ["Bytes"]),
     tests("Crypto", ["Bytes", "Crypto"]),
+    tests("NAT", ["NAT"]),
     tests("WireGuard", ["Bytes", "Crypto", "WireGuard"]),
     tests("Mux", ["Bytes", "Mux"]),
     tests("Paths", ["Bytes", "Paths"]),

@@ -1,0 +1,53 @@
+/// What theory allows between two kinds of network, written down before
+/// anything is measured: the simulator and the lab compare what happened with
+/// it. The derivation is in docs/protocol/punching.md. TCP between agents
+/// counts as the server's relay until that tier is built.
+
+/// The best road two nodes in different homes can have.
+package enum ExpectedRoad: String, Sendable {
+  /// One side hears the other unasked.
+  case direct
+  /// Both open holes at the same time.
+  case punched
+  /// The port of one side must be guessed: predicted or by birthday.
+  case guessed
+  /// Nothing but a relay.
+  case relayed
+
+  package var isDirect: Bool { self != .relayed }
+}
+
+package enum PunchTheory {
+  /// Two homes with nothing in common but the internet; the server is
+  /// reachable over IPv4 and IPv6.
+  package static func expected(_ a: NATKind, _ b: NATKind) -> ExpectedRoad {
+    guard a.passesUDP, b.passesUDP else { return .relayed }
+    guard a.hasIPv4 && b.hasIPv4 || a.hasIPv6 && b.hasIPv6 else { return .relayed }
+    if hearsUnasked(a) || hearsUnasked(b) { return .direct }
+    let fixed = (a.mapping.isStable, b.mapping.isStable)
+    switch fixed {
+    case (true, true): return .punched
+    case (true, false): return meets(fixed: a, moving: b)
+    case (false, true): return meets(fixed: b, moving: a)
+    case (false, false):
+      return isSequential(a) && isSequential(b) ? .guessed : .relayed
+    }
+  }
+
+  /// Whom everybody can reach at an endpoint known beforehand.
+  private static func hearsUnasked(_ kind: NATKind) -> Bool {
+    kind.mapping.isStable && kind.filtering == .endpointIndependent && !kind.isDouble
+  }
+
+  /// The moving side's packet comes from a port nobody knew. It is let in when
+  /// the fixed side filters by address only; its source is then the answer's
+  /// destination (peer-reflexive). Otherwise the port must be guessed.
+  private static func meets(fixed: NATKind, moving: NATKind) -> ExpectedRoad {
+    fixed.filtering == .addressDependent && !fixed.isDouble ? .punched : .guessed
+  }
+
+  private static func isSequential(_ kind: NATKind) -> Bool {
+    if case .sequential = kind.allocator { return true }
+    return false
+  }
+}
