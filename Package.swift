@@ -35,18 +35,18 @@ let package = Package(
     target("NAT"),
     target("WireGuard", ["Bytes", "Crypto"]),
     target("Mux", ["Bytes"]),
-    target("Paths", ["Bytes"]),
+    target("Paths", ["Bytes", "NAT"]),
     target("Relay", ["Bytes", "Mux"]),
-    target("Signaling", ["Bytes", "Crypto"]),
+    target("Signaling", ["Bytes", "Crypto", "NAT"]),
     target("Tunnels", ["Bytes"]),
     target(
       "NodeCore",
-      ["Bytes", "Crypto", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels"]),
-    target("ServerCore", ["Bytes", "Crypto", "Mux", "Relay", "Signaling"]),
+      ["Bytes", "Crypto", "NAT", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels"]),
+    target("ServerCore", ["Bytes", "Crypto", "NAT", "Mux", "Relay", "Signaling"]),
     target(
       "Simulation",
       [
-        "Bytes", "Crypto", "WireGuard", "Mux", "Paths", "Relay", "Signaling", "Tunnels",
+        "Bytes", "Crypto", "NAT", "WireGuard", "Mux", "Paths", "Relay", "Signaling", "Tunnels",
         "NodeCore", "ServerCore",
       ]),
 
@@ -60,7 +60,7 @@ let package = Package(
     target(
       "Agent",
       [
-        "Bytes", "Crypto", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels", "NodeCore",
+        "Bytes", "Crypto", "NAT", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels", "NodeCore",
         "Reactor", "TLS", "HTTP", "Transport", "CommandLine",
       ]),
     target(
@@ -82,9 +82,9 @@ let package = Package(
     tests("NAT", ["NAT"]),
     tests("WireGuard", ["Bytes", "Crypto", "WireGuard"]),
     tests("Mux", ["Bytes", "Mux"]),
-    tests("Paths", ["Bytes", "Paths"]),
+    tests("Paths", ["Bytes", "NAT", "Paths"]),
     tests("Relay", ["Bytes", "Mux", "Relay"]),
-    tests("Signaling", ["Bytes", "Crypto", "Signaling"]),
+    tests("Signaling", ["Bytes", "Crypto", "NAT", "Signaling"]),
     tests("Tunnels", ["Bytes", "Tunnels"]),
     tests("Simulation", ["Bytes", "Crypto", "Mux", "NodeCore", "ServerCore", "Simulation"]),
     tests("ServerCore", ["Bytes", "Crypto", "Relay", "Signaling", "ServerCore"]),

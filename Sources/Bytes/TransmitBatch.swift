@@ -10,11 +10,14 @@ public final class TransmitBatch {
     public var carrier: Carrier
     public var offset: Int
     public var count: Int
+    /// IP time to live (IPv6: hop limit) on a UDP carrier; 0 = the usual one.
+    public var timeToLive: UInt8
 
-    @inlinable init(carrier: Carrier, offset: Int, count: Int) {
+    @inlinable init(carrier: Carrier, offset: Int, count: Int, timeToLive: UInt8) {
       self.carrier = carrier
       self.offset = offset
       self.count = count
+      self.timeToLive = timeToLive
     }
   }
 
@@ -48,10 +51,11 @@ public final class TransmitBatch {
   /// Appends one packet of at most `limit` bytes written by `body`, which gets
   /// an empty output span of that capacity. Nothing is appended when it writes
   /// nothing. The caller checks `freeCapacity` first.
+  /// - Parameter timeToLive: of this packet only; 0 = the usual one.
   /// - Returns: bytes written.
   @inlinable @discardableResult
   public func append(
-    carrier: Carrier, limit: Int, _ body: (inout OutputRawSpan) -> Void
+    carrier: Carrier, limit: Int, timeToLive: UInt8 = 0, _ body: (inout OutputRawSpan) -> Void
   ) -> Int {
     precondition(limit <= freeCapacity)
     let slice = unsafe UnsafeMutableRawBufferPointer(rebasing: memory[used..<(used + limit)])
@@ -59,7 +63,7 @@ public final class TransmitBatch {
     body(&output)
     let count = unsafe output.finalize(for: slice)
     if count > 0 {
-      record(Segment(carrier: carrier, offset: used, count: count))
+      record(Segment(carrier: carrier, offset: used, count: count, timeToLive: timeToLive))
       used += count
     }
     return count

@@ -61,6 +61,20 @@ package enum PathLimits {
   package static let pendingEvents = 1_024
   /// A challenge older than this proves nothing any more.
   package static let challengeLife = TimeAmount.seconds(10)
+  /// Packets of guessed ports to one address in `guessWindow`, whoever asks:
+  /// two rounds of 1,024 at the fixed end, of 256 at the moving one.
+  package static let guessesPerAddress = 2_304
+  package static let guessWindow = TimeAmount.minutes(10)
+  package static let guessAddresses = 64
+  /// Ports asked in one round by birthday.
+  package static let birthdayPorts = 1_024
+  /// Sockets opened for it at the end whose NAT maps at random.
+  package static let birthdaySockets = 256
+  /// Ports asked in one round where the allocator counts.
+  package static let predictedPorts = 128
+  package static let guessRounds = 2
+  /// Openers waiting for their moment.
+  package static let pendingOpeners = 64
 }
 
 /// Our own choices; none of them is part of the protocol.
@@ -71,6 +85,24 @@ package enum PathTunables {
   }
   /// Probes of a later round (the first ones of `volley`).
   package static let laterRoundProbes = 3
+  /// Openers leave at these offsets from the agreed start, pings after
+  /// `openerLead`: more than two clocks told by one server differ.
+  package static let openers: [TimeAmount] = [.zero, .milliseconds(40)]
+  package static let openerLead = TimeAmount.milliseconds(80)
+  package static let openerBytes = 16
+  /// Hops an opener lives when nobody measured: over one router, not two.
+  package static let openerTimeToLive: UInt8 = 2
+  /// An agreed start further away than this is not believed.
+  package static let startHorizon = TimeAmount.seconds(2)
+  // Guessing of ports, offsets from the agreed start.
+  package static let predictionDelay = TimeAmount.milliseconds(300)
+  package static let birthdayDelay = TimeAmount.milliseconds(700)
+  /// The fixed end begins later: the moving end's holes must be open.
+  package static let fixedEndDelay = TimeAmount.milliseconds(200)
+  package static let guessRoundGap = TimeAmount.milliseconds(3_500)
+  package static let guessBurst = 16
+  package static let guessPace = TimeAmount.milliseconds(12)
+  package static let guessLife = TimeAmount.seconds(10)
   /// Waits between rounds while relayed; the last repeats.
   package static let roundWaits: [TimeAmount] = [5, 10, 20, 40, 80, 160, 300].map {
     TimeAmount.seconds($0)
@@ -128,9 +160,11 @@ package enum PathTunables {
   package static let activePing = TimeAmount.seconds(5)
   package static let idlePing = TimeAmount.seconds(20)
   package static let idleStreamPing = TimeAmount.seconds(60)
-  /// Without traffic for this long a pair lets go.
+  /// Without traffic for this long a pair that nothing holds lets go: nothing
+  /// is sent any more until somebody wants something.
   package static let dormantAfter = TimeAmount.minutes(10)
-  package static let dormantPing = TimeAmount.minutes(5)
+  /// With a path of that tier or better, other candidates are asked this often.
+  package static let contentWait = TimeAmount.minutes(5)
 
   // Choice. Costs are microseconds.
   package static let lossCostPerMille: Int64 = 1_000

@@ -34,6 +34,8 @@ struct PathRecord: Sendable {
   /// Probes sent in the present round (candidates) or since death (lost).
   var roundProbes = 0
   var roundStart: Instant
+  /// No ping before this: openers have to be there first.
+  var earliestPing = Instant.distantPast
   var rounds = 0
   var wasProven = false
   /// While unproven: what we sent to a learnt address, what it sent us.
@@ -96,6 +98,10 @@ struct PathRecord: Sendable {
     datagramSize = PacketSizeSearch(maximumDatagram: maximumDatagram)
     streamSize = StreamPacketSize(isRelay: carrier.kind == .relay, limit: packetLimit)
   }
+
+  /// A NAT of the peer stands before it: it must not hear us before it has
+  /// sent to us itself.
+  var needsOpeners: Bool { kind == .serverReflexive && source == .signalled }
 
   var isUp: Bool { state == .up }
   var isDatagram: Bool { carrier.kind == .udp }

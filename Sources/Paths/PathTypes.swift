@@ -158,6 +158,12 @@ package enum PathReason: String, Sendable {
   case sizeBlackHole = "size-black-hole"
   case sizeRefusedLocally = "size-refused-locally"
   case deliveryRate = "delivery-rate"
+  // Punching.
+  case punchStarted = "punch-started"
+  case guessStarted = "guess-started"
+  case guessFailed = "guess-failed"
+  case guessLimited = "guess-limited"
+  case letGo = "let-go"
   // Causes from outside.
   case networkChanged = "network-changed"
   case peerReturned = "peer-returned"
@@ -191,20 +197,33 @@ package enum PathEvent: Equatable, Sendable {
   case allPathsDead
   /// A PONG told where the peer sees this socket of ours.
   case observedAddress(carrier: Carrier, endpoint: Endpoint)
+  /// Relayed, and time to try again: bring the pair together anew.
+  case wantsPunch
+  /// Our NAT's ports cannot be known: open this many UDP sockets of the
+  /// family and hand them in with `guess(from:)`.
+  case wantsSockets(count: Int, isV4: Bool)
+  /// Those of them that carry no path are of no use any more.
+  case guessEnded
 }
 
-/// A packet Paths wants sealed and sent.
+/// A packet Paths wants sent.
 package struct PathProbe: Equatable, Sendable {
   package var carrier: Carrier
-  package var message: PathMessage
+  /// To be sealed. nil: an opener, `size` zero bytes as they are; it dies
+  /// behind our own NAT, so its content means nothing to anybody.
+  package var message: PathMessage?
   /// Plaintext bytes to write, zero padding included.
   package var size: Int
-  /// IP time to live; 0 = the usual one. (Place for low-TTL first probes.)
+  /// IP time to live; 0 = the usual one.
   package var timeToLive: UInt8 = 0
 
   /// Writes `size` bytes. The span must have room for them.
   package func write(into output: inout OutputRawSpan) {
-    message.write(into: &output, size: size)
+    if let message {
+      message.write(into: &output, size: size)
+    } else {
+      output.append(repeating: 0, count: size, as: UInt8.self)
+    }
   }
 }
 
@@ -263,6 +282,8 @@ package struct PathCounters: Sendable {
   package var pongsWithheld: UInt64 = 0
   package var candidatesRefused: UInt64 = 0
   package var initiationsWithheld: UInt64 = 0
+  package var openersWithheld: UInt64 = 0
+  package var guessesSent: UInt64 = 0
 }
 
 /// What the owner decides once per peer.
@@ -271,8 +292,10 @@ package struct PathSettings: Sendable {
   package var maximumDatagram = 8_952
   /// Tiers this peer may use.
   package var allowedTiers = TierSet.all
-  /// Offsets of the first probes; PunchStart may replace them.
+  /// Offsets of the probes of a round.
   package var volley = PathTunables.volley
+  /// Off: ports of NATs that map anew for every address are not guessed.
+  package var guessesPorts = true
 
   package init() {}
 }

@@ -22,7 +22,7 @@ extension PeerPaths {
         records[i].kind = kind
         records[i].tier = min(records[i].tier, tier)
       }
-      if !records[i].isUp { startRound(i, now: now) }
+      if !records[i].isUp { begin(i, now: now) }
       refreshDeadline(now)
       return .known
     }
@@ -38,6 +38,7 @@ extension PeerPaths {
         carrier: carrier, kind: kind, tier: tier, source: source,
         maximumDatagram: settings.maximumDatagram, packetLimit: 0xffff, now: now))
     note(.candidateAdmitted, carrier, lane: nil, Int64(tier.rawValue), 0, now)
+    if source == .signalled { begin(records.count - 1, now: now) }
     refreshDeadline(now)
     return .added
   }
@@ -89,12 +90,16 @@ extension PeerPaths {
 
   /// Where an initiation goes: with `firstTry` and a living path to the
   /// primary and the relays; otherwise to everything known that the rules
-  /// allow. Counts the bytes against the budget.
+  /// allow. A NAT of the peer must not hear it before the peer has opened its
+  /// hole: where a relay can carry it, candidates behind one are left out
+  /// until `isLate` (it has been repeated for a while). Counts the bytes
+  /// against the budget.
   package mutating func initiationTargets(
-    bytes: Int, firstTry: Bool, budget: inout ProbeBudget, now: Instant,
+    bytes: Int, firstTry: Bool, isLate: Bool, budget: inout ProbeBudget, now: Instant,
     into targets: inout [Carrier]
   ) {
     noteTime(now)
+    let hasRelay = records.contains { $0.carrier.kind == .relay }
     for i in records.indices {
       let record = records[i]
       if record.isUp || !record.isDatagram {
@@ -104,6 +109,7 @@ extension PeerPaths {
           records[i].bytesSent &+= UInt64(bytes)
         }
       } else if primary == nil || !firstTry {
+        if records[i].needsOpeners, hasRelay, !isLate { continue }
         guard maySend(i, bytes: bytes, budget: &budget, now: now) == .yes else {
           counters.initiationsWithheld &+= 1
           continue
@@ -216,15 +222,16 @@ extension PeerPaths {
   mutating func startRound(_ i: Int, now: Instant) {
     guard !records[i].isUp else { return }
     // A lost path is asked now, not after its first wait.
+    let start = max(now, records[i].earliestPing)
     records[i].roundProbes = records[i].state == .lost ? 1 : 0
-    records[i].roundStart = now
+    records[i].roundStart = start
     records[i].wantsPing = false
     if records[i].state != .lost {
       records[i].state = .waiting
       records[i].since = now
     }
-    records[i].nextAction = now
-    if hasSession { deadline = min(deadline, now) }
+    records[i].nextAction = start
+    if hasSession { deadline = min(deadline, start) }
   }
 
   /// Carrier `i` is proven: it is a path now.
@@ -266,6 +273,7 @@ extension PeerPaths {
       .pathUp(
         lane: lane, carrier: records[i].carrier, tier: records[i].tier,
         maximumPacket: records[i].maximumPacket))
+    if !records[i].tier.isRelay { punched(now: now) }
   }
 
   /// Path `i` is one no longer. The choice is the caller's next step.
@@ -290,6 +298,9 @@ extension PeerPaths {
     lanes[Int(lane)].lastUsed = now
     laneRecords[Int(lane)] = -1
     emit(.pathDown(lane: lane, reason: reason))
+    if !records[i].tier.isRelay, reason != .letGo, hasSession, !hasDirectPath {
+      punchAgainAt = now
+    }
     if !records.contains(where: \.isUp) {
       note(.noPathLeft, records[i].carrier, lane: lane, 0, 0, now)
       emit(.allPathsDead)

@@ -8,7 +8,7 @@
 extension PeerPaths {
   /// Looks at record `i`, sets its next action. False when it was removed.
   mutating func service(_ i: Int, now: Instant) -> Bool {
-    guard hasSession else {
+    guard hasSession, !isLetGo else {
       records[i].nextAction = .distantFuture
       return true
     }
@@ -68,9 +68,8 @@ extension PeerPaths {
     var wait = waits[min(records[i].rounds, waits.count) - 1]
     // With a direct UDP path there is little to win.
     if let primary, let tier = tier(of: primary), tier <= records[i].tier {
-      wait = max(wait, PathTunables.dormantPing)
+      wait = max(wait, PathTunables.contentWait)
     }
-    if isDormant(now) { wait = max(wait, PathTunables.dormantPing) }
     startAgain(i, at: now + jittered(wait))
     return true
   }
@@ -97,7 +96,6 @@ extension PeerPaths {
       wait = min(
         PathTunables.recoverySteady * Int64(1 << doublings), PathTunables.recoveryCeiling)
     }
-    if isDormant(now) { wait = max(wait, PathTunables.dormantPing) }
     // A connection that does not answer is not dialled anew by pings; spare it.
     records[i].nextAction = now + jittered(wait)
   }
@@ -182,7 +180,7 @@ extension PeerPaths {
   private func pingDue(_ i: Int, now: Instant) -> Instant {
     let record = records[i]
     let heard = max(record.lastHeard, record.since)
-    if isDormant(now) { return heard + PathTunables.dormantPing }
+    if isLetGo { return .distantFuture }
     let active = isActive(now)
     let keep: TimeAmount =
       active

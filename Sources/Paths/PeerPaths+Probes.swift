@@ -17,6 +17,7 @@ extension PeerPaths {
   /// The next packet to seal and send, or nil. `budget` is the one of the
   /// whole node. Call until nil after every mutation.
   package mutating func pollProbe(budget: inout ProbeBudget, now: Instant) -> PathProbe? {
+    if let opener = pollOpener(budget: &budget, now: now) { return opener }
     guard hasSession else { return nil }
     if let pong = nextPong(budget: &budget, now: now) { return pong }
     for i in records.indices {
@@ -27,7 +28,7 @@ extension PeerPaths {
         if let probe = nextSizeProbe(i, now: now) { return probe }
       }
     }
-    return nil
+    return nextGuess(budget: &budget, now: now)
   }
 
   /// Whether the owner may send a packet of `bytes` (as on the carrier) of its

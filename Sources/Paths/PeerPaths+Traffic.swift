@@ -20,6 +20,12 @@ extension PeerPaths {
       return
     }
     records[i].unprovenReceived += bytes
+    if isLetGo {
+      // The peer has not let go yet; its pings alone are no reason to come back.
+      guard carriesData else { return }
+      lastActivity = now
+      awaken(now: now)
+    }
     // It reaches us: a challenge now has the best chance of all.
     guard hasSession else { return }
     let since = now - records[i].lastPing
@@ -149,7 +155,9 @@ extension PeerPaths {
   }
 
   /// Traffic after a long pause: holes may have closed meanwhile. Ask all.
-  private mutating func awaken(now: Instant) {
+  mutating func awaken(now: Instant) {
+    isLetGo = false
+    if hasSession, !hasDirectPath { punchAgainAt = now }
     for i in records.indices {
       if records[i].isUp {
         if records[i].unanswered == 0, now - records[i].lastHeard > .seconds(1) {

@@ -17,6 +17,9 @@
 #if canImport(Bytes)
   package import Bytes
 #endif
+#if canImport(NAT)
+  package import NAT
+#endif
 
 package struct PeerPaths: Sendable {
   package var settings: PathSettings
@@ -47,6 +50,27 @@ package struct PeerPaths: Sendable {
   /// When the choice wants to be made again though nothing happens.
   var choiceAt = Instant.distantFuture
 
+  // Punching (PeerPaths+Punch.swift).
+  /// What is known of the NATs at both ends; orders attempts, forbids none.
+  package internal(set) var localNAT = NATFacts.unknown
+  package internal(set) var peerNAT = NATFacts.unknown
+  /// Hops an opener lives: over our own NATs and no further.
+  var openerTimeToLive = PathTunables.openerTimeToLive
+  struct PendingOpener: Sendable {
+    var carrier: Carrier
+    var at: Instant
+  }
+  var openers: [PendingOpener] = []
+  /// The start both ends agreed on.
+  var punchStart = Instant.distantPast
+  var punchTries = 0
+  var punchAgainAt = Instant.distantFuture
+  var guess: PortGuess?
+
+  /// Somebody uses the pair though nothing may be said (open streams).
+  var isHeld = false
+  /// Nothing is sent until there is traffic again.
+  package internal(set) var isLetGo = false
   var lastActivity: Instant?
   var createdAt: Instant?
   var deadline = Instant.distantFuture
@@ -80,7 +104,12 @@ package struct PeerPaths: Sendable {
     noteTime(now)
     if isNew {
       lastActivity = now
-      for i in records.indices where !records[i].isUp { startRound(i, now: now) }
+      isLetGo = false
+      if !hasDirectPath { punchAgainAt = min(punchAgainAt, now + PathTunables.roundWaits[0]) }
+      for i in records.indices where !records[i].isUp {
+        startRound(i, now: now)
+        if records[i].needsOpeners { planGuess(records[i].carrier.remote, now: now) }
+      }
     }
     if let carrier {
       if let i = learn(carrier, bytes: 0, now: now) {
@@ -104,6 +133,8 @@ package struct PeerPaths: Sendable {
     guard hasSession else { return }
     hasSession = false
     pongs.removeAll(keepingCapacity: true)
+    punchAgainAt = .distantFuture
+    endGuess(failed: false, now: now)
     for i in records.indices where records[i].isUp { lower(i, reason: .sessionLost, now: now) }
     choose(now: now)
     refreshDeadline(now)
@@ -133,6 +164,8 @@ package struct PeerPaths: Sendable {
   private mutating func startAll(_ reason: PathReason, now: Instant) {
     noteTime(now)
     note(reason, .udp(socket: 0, remote: .none), lane: nil, Int64(records.count), 0, now)
+    isLetGo = false
+    punchTries = 0
     for i in records.indices {
       if records[i].isUp {
         records[i].wantsPing = records[i].unanswered == 0
@@ -163,11 +196,13 @@ package struct PeerPaths: Sendable {
         records[i].lastPing = now
       }
     }
+    if isDormant(now), !isLetGo, hasSession { letGo(now: now) }
     var i = 0
     while i < records.count {
       if now >= records[i].nextAction, !service(i, now: now) { continue }
       i += 1
     }
+    servicePunch(now: now)
     choose(now: now)
     refreshDeadline(now)
   }
@@ -256,9 +291,10 @@ package struct PeerPaths: Sendable {
   mutating func noteTime(_ now: Instant) { if createdAt == nil { createdAt = now } }
 
   /// No traffic for so long that the pair lets go.
-  func isDormant(_ now: Instant) -> Bool {
-    guard let last = lastActivity ?? createdAt else { return false }
-    return now - last > PathTunables.dormantAfter
+  func isDormant(_ now: Instant) -> Bool { now >= dormantAt }
+  var dormantAt: Instant {
+    guard !isHeld, let last = lastActivity ?? createdAt else { return .distantFuture }
+    return last + PathTunables.dormantAfter
   }
   func isActive(_ now: Instant) -> Bool {
     guard let lastActivity else { return false }
@@ -266,12 +302,14 @@ package struct PeerPaths: Sendable {
   }
 
   mutating func refreshDeadline(_ now: Instant) {
-    guard hasSession else {
-      deadline = .distantFuture
-      return
+    // Openers need no keys.
+    var next = nextOpening
+    if hasSession {
+      next = min(next, min(choiceAt, punchAgainAt))
+      if !isLetGo { next = min(next, dormantAt) }
+      if let guess { next = min(next, guess.nextAction) }
+      for record in records { next = min(next, record.nextAction) }
     }
-    var next = choiceAt
-    for record in records { next = min(next, record.nextAction) }
     deadline = next
   }
 

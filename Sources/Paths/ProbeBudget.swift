@@ -26,6 +26,8 @@ package struct ProbeBudget: Sendable {
   }
 
   private var windows: [IPAddress: Window] = [:]
+  /// Guessed ports, per address: when the window began, packets in it.
+  private var guesses: [IPAddress: (since: Instant, packets: Int)] = [:]
 
   package init() {}
 
@@ -52,6 +54,22 @@ package struct ProbeBudget: Sendable {
     window.sizes[slot] = Int32(bytes)
     window.count += 1
     window.bytes += bytes
+    return true
+  }
+
+  /// Takes room for a round of `packets` guesses at one address; all or none.
+  package mutating func takeGuesses(
+    _ address: IPAddress, packets: Int, now: Instant
+  ) -> Bool {
+    if guesses[address] == nil, guesses.count >= PathLimits.guessAddresses {
+      guesses = guesses.filter { now - $0.value.since < PathLimits.guessWindow }
+      guard guesses.count < PathLimits.guessAddresses else { return false }
+    }
+    var window = guesses[address] ?? (now, 0)
+    if now - window.since >= PathLimits.guessWindow { window = (now, 0) }
+    guard window.packets + packets <= PathLimits.guessesPerAddress else { return false }
+    window.packets += packets
+    guesses[address] = window
     return true
   }
 

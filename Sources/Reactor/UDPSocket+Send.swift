@@ -93,6 +93,7 @@ extension UDPSocket {
         while next < segments.count, next - index < segmentLimit {
           let segment = segments[next]
           guard segment.count <= first.count, segment.carrier == first.carrier,
+            segment.timeToLive == first.timeToLive,
             total + segment.count <= ReactorLimits.bytesPerDatagram,
             segment.offset == first.offset + total
           else { break }
@@ -104,6 +105,7 @@ extension UDPSocket {
         unsafe send.bytes = (base + first.offset).assumingMemoryBound(to: UInt8.self)
         send.count = UInt32(total)
         send.segment = next - index > 1 ? UInt16(first.count) : 0
+        send.hop_limit = first.timeToLive
         send.remote = martlet_endpoint(first.carrier.remote)
         unsafe table[filled] = send
         filled += 1

@@ -3,6 +3,9 @@
 #if canImport(Bytes)
   package import Bytes
 #endif
+#if canImport(NAT)
+  package import NAT
+#endif
 #if canImport(Relay)
   internal import Relay
 #endif
@@ -22,7 +25,7 @@ package struct NodeInformation: Sendable {
   package var version: String
   package var os: String
   package var incarnation: UInt64
-  package var nat: NATReport
+  package var nat: NATFacts
   package var interfaces: [IPAddress]
   package var port: UInt16
   package var offers: [SignalledOffer]

@@ -3,6 +3,9 @@
 #if canImport(Bytes)
   internal import Bytes
 #endif
+#if canImport(NAT)
+  internal import NAT
+#endif
 #if canImport(Relay)
   internal import Relay
 #endif
@@ -140,7 +143,7 @@ final class Meeting {
   var state: State
   var initiation: [UInt8]
   var candidates: [[SignalledCandidate]] = [[], []]
-  var nats: [NATReport]
+  var nats: [NATFacts]
   /// Requests to answer with PunchStart: (which side, request id).
   var requests: [(side: Int, request: UInt32)] = []
   /// The sessions that were told.

@@ -4,6 +4,7 @@
 
 #if canImport(Bytes)
 internal import Bytes
+internal import NAT
 #endif
 
 /// Message types on the wire. Nodes speak below 0x80, the server above.
@@ -232,11 +233,14 @@ private struct MessageWriter {
     bytes.append(candidate.transport.rawValue)
     endpoint(candidate.endpoint)
   }
-  mutating func nat(_ nat: NATReport) {
+  mutating func nat(_ nat: NATFacts) {
     bytes.appendUInt16(nat.type)
-    bytes.append(nat.mapping)
-    bytes.append(nat.filtering)
-    bytes.append(nat.flags)
+    bytes.append(nat.mapping.rawValue)
+    bytes.append(nat.filtering.rawValue)
+    bytes.append(
+      NATFlag.pair(nat.preservesPort, NATFlag.preservesPort)
+        | NATFlag.pair(nat.hairpins, NATFlag.hairpins)
+        | (nat.isUDPBlocked ? NATFlag.isUDPBlocked : 0))
     bytes.appendUInt16(UInt16(bitPattern: nat.allocatorStep))
   }
   mutating func offer(_ offer: SignalledOffer) {
@@ -280,13 +284,19 @@ extension ByteReader {
     guard let address = address(), let port = uint16() else { return nil }
     return Endpoint(address, port)
   }
-  fileprivate mutating func nat() -> NATReport? {
-    guard let type = uint16(), let mapping = uint8(), let filtering = uint8(),
-      let flags = uint8(), let step = uint16()
+  /// The type is for others to read; it follows from the mapping. A value of a
+  /// later version is one we do not know.
+  fileprivate mutating func nat() -> NATFacts? {
+    guard uint16() != nil, let mapping = uint8(), let filtering = uint8(), let flags = uint8(),
+      let step = uint16()
     else { return nil }
-    return NATReport(
-      type: type, mapping: mapping, filtering: filtering, flags: flags,
-      allocatorStep: Int16(bitPattern: step))
+    return NATFacts(
+      mapping: NATMapping(rawValue: mapping) ?? .unknown,
+      filtering: NATFiltering(rawValue: filtering) ?? .unknown,
+      preservesPort: NATFlag.value(flags, NATFlag.preservesPort),
+      allocatorStep: Int16(bitPattern: step),
+      hairpins: NATFlag.value(flags, NATFlag.hairpins),
+      isUDPBlocked: flags & NATFlag.isUDPBlocked != 0)
   }
   fileprivate mutating func candidates() -> [SignalledCandidate]? {
     guard let count = count(limit: SignalLimits.candidates) else { return nil }
@@ -399,5 +409,21 @@ extension ByteReader {
   fileprivate mutating func count(limit: Int) -> Int? {
     guard let count = uint16(), Int(count) <= limit else { return nil }
     return Int(count)
+  }
+}
+
+/// Bits of the flags of a NAT report: of a pair the lower one says that the
+/// fact is known, the upper one what it is.
+private enum NATFlag {
+  static let preservesPort: UInt8 = 0x01
+  static let hairpins: UInt8 = 0x04
+  static let isUDPBlocked: UInt8 = 0x10
+
+  static func pair(_ fact: Bool?, _ bit: UInt8) -> UInt8 {
+    guard let fact else { return 0 }
+    return fact ? bit | bit << 1 : bit
+  }
+  static func value(_ flags: UInt8, _ bit: UInt8) -> Bool? {
+    flags & bit == 0 ? nil : flags & bit << 1 != 0
   }
 }

@@ -15,6 +15,7 @@
 
 #if canImport(Bytes)
 package import Bytes
+package import NAT
 #endif
 
 /// Limits of the signalling codec. A message beyond one of them is malformed.
@@ -51,30 +52,6 @@ package struct SignalledCandidate: Hashable, Sendable {
     self.transport = transport
     self.endpoint = endpoint
   }
-}
-
-/// What a node knows of its own NAT (spec/inp2p.md "Login, heartbeat, NAT probing").
-package struct NATReport: Hashable, Sendable {
-  /// 0 none, 1 cone, 2 symmetric, 314 unknown.
-  package var type: UInt16
-  /// Facts beside the type; 0 until NAT probing is active.
-  package var mapping: UInt8
-  package var filtering: UInt8
-  package var flags: UInt8
-  package var allocatorStep: Int16
-
-  package init(
-    type: UInt16 = 314, mapping: UInt8 = 0, filtering: UInt8 = 0, flags: UInt8 = 0,
-    allocatorStep: Int16 = 0
-  ) {
-    self.type = type
-    self.mapping = mapping
-    self.filtering = filtering
-    self.flags = flags
-    self.allocatorStep = allocatorStep
-  }
-
-  package static let unknown = NATReport()
 }
 
 /// A named outbound that a node offers to its mesh.
@@ -136,14 +113,14 @@ package struct ReportBasic: Hashable, Sendable {
   package var os: String
   package var version: String
   package var incarnation: UInt64
-  package var nat: NATReport
+  package var nat: NATFacts
   /// UDP and TCP port for direct connections.
   package var port: UInt16
   package var interfaces: [IPAddress]
   package var offers: [SignalledOffer]
 
   package init(
-    os: String, version: String, incarnation: UInt64, nat: NATReport, port: UInt16,
+    os: String, version: String, incarnation: UInt64, nat: NATFacts, port: UInt16,
     interfaces: [IPAddress], offers: [SignalledOffer]
   ) {
     self.os = os
@@ -161,12 +138,12 @@ package struct ConnectRequest: Hashable, Sendable {
   /// Node name in the same mesh.
   package var peer: String
   package var candidates: [SignalledCandidate]
-  package var nat: NATReport
+  package var nat: NATFacts
   /// A WireGuard initiation for the peer, forwarded unread; may be empty.
   package var initiation: [UInt8]
 
   package init(
-    peer: String, candidates: [SignalledCandidate], nat: NATReport, initiation: [UInt8]
+    peer: String, candidates: [SignalledCandidate], nat: NATFacts, initiation: [UInt8]
   ) {
     self.peer = peer
     self.candidates = candidates
@@ -184,7 +161,7 @@ package struct PunchStart: Hashable, Sendable {
   package var certificate: [UInt8]
   package var incarnation: UInt64
   package var candidates: [SignalledCandidate]
-  package var nat: NATReport
+  package var nat: NATFacts
   /// Send the first direct probes this many milliseconds after receipt.
   package var delayMilliseconds: UInt16
   /// True for the side whose ConnectReq came first (DESIGN §1.1).
@@ -194,7 +171,7 @@ package struct PunchStart: Hashable, Sendable {
 
   package init(
     session: UInt64, channel: UInt32, certificate: [UInt8], incarnation: UInt64,
-    candidates: [SignalledCandidate], nat: NATReport, delayMilliseconds: UInt16,
+    candidates: [SignalledCandidate], nat: NATFacts, delayMilliseconds: UInt16,
     isNamedInitiator: Bool, initiation: [UInt8]
   ) {
     self.session = session

@@ -43,8 +43,8 @@ private func ready(_ seed: UInt64 = 1) -> PeerPaths {
         if random.next() % 100 == 0 {
           var targets: [Carrier] = []
           peers[p].initiationTargets(
-            bytes: 148, firstTry: random.next() % 2 == 0, budget: &budget, now: now,
-            into: &targets)
+            bytes: 148, firstTry: random.next() % 2 == 0, isLate: random.next() % 2 == 0,
+            budget: &budget, now: now, into: &targets)
           for target in targets {
             #expect(target.remote.address == victim)
             log.append((now, 148))
@@ -264,7 +264,7 @@ private func ready(_ seed: UInt64 = 1) -> PeerPaths {
         case .primaryChanged(_, let to, _):
           #expect(to.map { up.contains($0) } ?? true, "seed \(seed)")
         case .allPathsDead: #expect(up.isEmpty, "seed \(seed)")
-        case .observedAddress: break
+        case .observedAddress, .wantsPunch, .wantsSockets, .guessEnded: break
         }
       }
       #expect(world.nodes[node].history.count <= PathLimits.history)

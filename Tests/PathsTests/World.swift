@@ -13,6 +13,7 @@ extension PeerPaths {
 
 /// What travels: one of our messages, or data, or an acknowledgement.
 enum Load {
+  case opener
   case message(PathMessage)
   case data(number: Int)
   case ack(number: Int, lane: UInt8)
@@ -175,7 +176,7 @@ final class World {
   func drain() {
     for i in 0..<2 {
       while let probe = nodes[i].pollProbe(budget: &budgets[i], now: now) {
-        send(from: i, carrier: probe.carrier, size: probe.size, load: .message(probe.message))
+        send(from: i, carrier: probe.carrier, size: probe.size, load: probe.message.map(Load.message) ?? .opener)
       }
       while let event = nodes[i].pollEvent() { events[i].append((now, event)) }
     }
@@ -206,10 +207,15 @@ final class World {
     let node = flight.to
     let carrier = links[flight.link].ends[node]
     let carriesData: Bool
-    if case .message = flight.load { carriesData = false } else { carriesData = true }
+    switch flight.load {
+    case .opener: return  // The peer's machine never sees one: it is not sealed.
+    case .message: carriesData = false
+    case .data, .ack: carriesData = true
+    }
     nodes[node].received(
       from: carrier, bytes: PathSizes.sealed(flight.size), carriesData: carriesData, now: now)
     switch flight.load {
+    case .opener: break
     case .message(let message):
       nodes[node].receive(message, from: carrier, now: now)
     case .data(let number):

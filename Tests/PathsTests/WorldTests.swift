@@ -216,7 +216,9 @@ import Testing
   #expect(far.nodes[0].whyNotBetter(now: far.now).first?.reason == .worseQuality)
 }
 
-@Test func idlePairIsQuiet() {
+/// Ten minutes without traffic and nobody holding it: nothing is sent any
+/// more. The first packet goes by the relay at once and brings all else back.
+@Test func idlePairLetsGoAndComesBack() {
   let world = World(
     seed: 9, links: [.udp(1, delay: .milliseconds(10)), .relay(delay: .milliseconds(20))])
   world.begin()
@@ -225,10 +227,25 @@ import Testing
   let steps = world.steps
   world.run(for: .hours(24))
   let day = world.sentBytes[0] - before[0] + world.sentBytes[1] - before[1]
-  print("idle pair: \(day) bytes a day")
-  #expect(day < 150_000)
-  #expect(world.steps - steps < 10_000, "timers do not spin")
+  #expect(day == 0)
+  #expect(world.steps - steps < 10, "timers do not spin")
+  #expect(world.primaryTier() == .serverRelay)
+  #expect(world.nodes[0].isLetGo && world.nodes[1].isLetGo)
+  world.startTraffic(every: .milliseconds(20))
+  world.run(for: .seconds(5))
   #expect(world.primaryTier() == .udpDirect)
+  #expect(world.events[0].contains { $0.event == .wantsPunch })
+}
+
+/// Open streams hold a silent pair, and keepalives keep its road.
+@Test func heldPairKeepsItsPath() {
+  let world = World(
+    seed: 9, links: [.udp(1, delay: .milliseconds(10)), .relay(delay: .milliseconds(20))])
+  world.begin()
+  for node in 0..<2 { world.nodes[node].setHeld(true, now: world.now) }
+  world.run(for: .hours(2))
+  #expect(world.primaryTier() == .udpDirect)
+  #expect(!world.nodes[0].isLetGo)
 }
 
 @Test func pathThatAnswersPingsButSwallowsDataIsLeft() {
@@ -432,7 +449,8 @@ import Testing
   func targets(firstTry: Bool) -> [Carrier] {
     var list: [Carrier] = []
     world.nodes[0].initiationTargets(
-      bytes: 148, firstTry: firstTry, budget: &world.budgets[0], now: world.now, into: &list)
+      bytes: 148, firstTry: firstTry, isLate: false, budget: &world.budgets[0], now: world.now,
+      into: &list)
     return list
   }
   #expect(

@@ -1,4 +1,5 @@
 import Bytes
+import NAT
 import Signaling
 import Testing
 
@@ -6,7 +7,9 @@ import Testing
 enum SampleMessages {
   static let candidate = SignalledCandidate(
     kind: .serverReflexive, transport: .tcp, endpoint: Endpoint("[2001:db8::7]:4711")!)
-  static let nat = NATReport(type: 2, mapping: 3, filtering: 4, flags: 5, allocatorStep: -2)
+  static let nat = NATFacts(
+    mapping: .addressDependent, filtering: .addressAndPortDependent, preservesPort: false,
+    allocatorStep: -2, hairpins: true, isUDPBlocked: true)
   static let offer = SignalledOffer(tunnel: "tcp/web", isInbound: true)
   static let member = SignalledMember(
     certificate: [1, 2, 3], isOnline: true, incarnation: 0x1122_3344_5566_7788,

@@ -1,0 +1,329 @@
+/// Through NATs: the agreed start, openers that open our own hole before the
+/// other side's NAT can hear us, guesses at ports nobody can know, when to ask
+/// for another meeting, and when a pair lets go. It never sends more to an
+/// unanswered address than the budgets allow. DESIGN §2; docs/protocol/punching.md.
+
+#if canImport(Bytes)
+  package import Bytes
+#endif
+#if canImport(NAT)
+  package import NAT
+#endif
+
+/// One attempt at the port of a NAT that maps anew for every address
+/// (Ford, Srisuresh, Kegel 2005, §5.1; Takeda 2003).
+struct PortGuess: Sendable {
+  enum Role: Sendable {
+    /// Our port is known; the peer's is guessed.
+    case fixed
+    /// Our ports cannot be known: many of them, so that one is hit.
+    case moving
+  }
+  let role: Role
+  /// The peer's public address, as the server sees it.
+  let address: IPAddress
+  /// Moving: where the peer's known port is. Fixed: its last known mapping.
+  var target: Endpoint
+  /// Fixed: ports still to be asked. Moving: sockets still to be asked from.
+  var ports: [UInt16] = []
+  var sockets: [UInt32] = []
+  var openSockets: [UInt32] = []
+  var roundsLeft = PathLimits.guessRounds
+  var isWaitingForSockets = false
+  /// The next burst, the next round, or the end.
+  var nextAction: Instant
+  var endsAt: Instant
+}
+
+extension PeerPaths {
+  /// A path without a relay is up.
+  var hasDirectPath: Bool { records.contains { $0.isUp && !$0.tier.isRelay } }
+
+  // MARK: Facts and the agreed start
+
+  package mutating func setNAT(local: NATFacts, peer: NATFacts) {
+    localNAT = local
+    peerNAT = peer
+  }
+
+  /// - Parameter hops: routers up to the first with a public address.
+  package mutating func setOpenerHops(_ hops: UInt8) { openerTimeToLive = hops }
+
+  /// Open streams keep the pair although nothing is said.
+  package mutating func setHeld(_ isHeld: Bool, now: Instant) {
+    guard isHeld != self.isHeld else { return }
+    self.isHeld = isHeld
+    if !isHeld { lastActivity = now }
+    refreshDeadline(now)
+  }
+
+  /// PunchStart: both ends begin at `start`. Every candidate that is no path
+  /// is asked anew, those behind a NAT after openers.
+  package mutating func punch(at start: Instant, now: Instant) {
+    noteTime(now)
+    punchStart = min(max(start, now), now + PathTunables.startHorizon)
+    punchAgainAt = hasDirectPath ? .distantFuture : punchStart + nextPunchWait
+    note(.punchStarted, .udp(socket: 0, remote: .none), lane: nil, Int64(punchTries), 0, now)
+    for i in records.indices where !records[i].isUp && records[i].isDatagram {
+      begin(i, now: now)
+    }
+    refreshDeadline(now)
+  }
+
+  /// Starts a round at a candidate; openers first where a NAT stands before it.
+  mutating func begin(_ i: Int, now: Instant) {
+    guard !records[i].isUp else { return }
+    if records[i].needsOpeners {
+      let start = max(now, punchStart)
+      let isUnderWay = openers.contains { $0.carrier == records[i].carrier }
+      if !isUnderWay, openers.count + PathTunables.openers.count <= PathLimits.pendingOpeners {
+        for offset in PathTunables.openers {
+          openers.append(PendingOpener(carrier: records[i].carrier, at: start + offset))
+        }
+      }
+      records[i].earliestPing = start + PathTunables.openerLead
+      if hasSession, !hasDirectPath { planGuess(records[i].carrier.remote, now: now) }
+    }
+    startRound(i, now: now)
+  }
+
+  private var nextPunchWait: TimeAmount {
+    let waits = PathTunables.roundWaits
+    return waits[min(punchTries, waits.count - 1)]
+  }
+
+  var nextOpening: Instant {
+    var next = Instant.distantFuture
+    for opener in openers { next = min(next, opener.at) }
+    return next
+  }
+
+  /// An opener that is due; it needs no keys.
+  package mutating func pollOpener(budget: inout ProbeBudget, now: Instant) -> PathProbe? {
+    while let position = openers.firstIndex(where: { $0.at <= now }) {
+      let opener = openers.remove(at: position)
+      guard let i = index(of: opener.carrier), !records[i].isUp else { continue }
+      guard maySend(i, bytes: PathTunables.openerBytes, budget: &budget, now: now) == .yes else {
+        counters.openersWithheld &+= 1
+        continue
+      }
+      records[i].bytesSent &+= UInt64(PathTunables.openerBytes)
+      refreshDeadline(now)
+      return PathProbe(
+        carrier: opener.carrier, message: nil, size: PathTunables.openerBytes,
+        timeToLive: openerTimeToLive)
+    }
+    return nil
+  }
+
+  /// A direct path came up: nothing more to punch.
+  mutating func punched(now: Instant) {
+    punchTries = 0
+    punchAgainAt = .distantFuture
+    endGuess(failed: false, now: now)
+  }
+
+  mutating func servicePunch(now: Instant) {
+    guard hasSession, !isLetGo else { return }
+    if now >= punchAgainAt {
+      punchTries += 1
+      punchAgainAt = now + nextPunchWait
+      emit(.wantsPunch)
+    }
+    serviceGuess(now: now)
+  }
+
+  // MARK: Guessing ports
+
+  /// Which end of a guess we are, by what is known of both NATs; nil: there is
+  /// nothing to guess, or no hope.
+  private var guessRole: PortGuess.Role? {
+    guard settings.guessesPorts else { return nil }
+    if peerNAT.isSymmetric, localNAT.mapping.isStable, isStrict(localNAT) { return .fixed }
+    if localNAT.isSymmetric, peerNAT.mapping.isStable, isStrict(peerNAT) { return .moving }
+    return nil
+  }
+
+  /// Lets nobody in from a port it has not sent to, as far as we know.
+  private func isStrict(_ nat: NATFacts) -> Bool {
+    nat.filtering == .addressAndPortDependent || nat.filtering == .unknown
+  }
+
+  /// Plans a guess beside the round at a reflexive candidate of the peer.
+  mutating func planGuess(_ reflexive: Endpoint, now: Instant) {
+    guard let role = guessRole, reflexive.address == context.serverSeesPeer else { return }
+    if var running = guess {
+      // A newer mapping of an allocator that counts: begin again from there.
+      guard running.role == .fixed, peerNAT.allocatorStep != 0, running.target != reflexive
+      else { return }
+      running.target = reflexive
+      if running.ports.isEmpty { running.nextAction = now }
+      running.ports = running.ports.isEmpty ? [] : predictedPorts(from: reflexive.port)
+      guess = running
+      return
+    }
+    let isCounted = role == .fixed && peerNAT.allocatorStep != 0
+    // Where our own allocator counts, our ordinary pings are all it needs.
+    if role == .moving, localNAT.allocatorStep != 0 { return }
+    let delay =
+      isCounted
+      ? PathTunables.predictionDelay
+      : PathTunables.birthdayDelay + (role == .fixed ? PathTunables.fixedEndDelay : .zero)
+    let start = max(now, punchStart) + delay
+    guess = PortGuess(
+      role: role, address: reflexive.address, target: reflexive, nextAction: start,
+      endsAt: start + PathTunables.guessLife)
+  }
+
+  private func predictedPorts(from base: UInt16) -> [UInt16] {
+    let step = Int(peerNAT.allocatorStep)
+    var result: [UInt16] = []
+    // Last first: they are taken from the end.
+    for k in stride(from: PathLimits.predictedPorts, through: 1, by: -1) {
+      if let port = UInt16(exactly: Int(base) + k * step), port >= 1024 { result.append(port) }
+    }
+    return result
+  }
+
+  private mutating func randomPorts() -> [UInt16] {
+    var chosen = Set<UInt16>()
+    var result: [UInt16] = []
+    while result.count < PathLimits.birthdayPorts {
+      let port = UInt16.random(in: 1024...65535, using: &random)
+      if chosen.insert(port).inserted { result.append(port) }
+    }
+    return result
+  }
+
+  private mutating func serviceGuess(now: Instant) {
+    guard var running = guess, now >= running.nextAction else { return }
+    if now >= running.endsAt {
+      endGuess(failed: true, now: now)
+      return
+    }
+    // Bursts are taken by `nextGuess`; here only what waits for sockets.
+    if running.role == .moving, running.openSockets.isEmpty {
+      if !running.isWaitingForSockets {
+        running.isWaitingForSockets = true
+        emit(
+          .wantsSockets(count: PathLimits.birthdaySockets, isV4: running.address.isV4))
+      }
+      running.nextAction = running.endsAt
+      guess = running
+    }
+  }
+
+  /// The sockets asked for with `wantsSockets`; fewer are fine, none ends it.
+  package mutating func guess(from sockets: [UInt32], now: Instant) {
+    guard var running = guess, running.role == .moving else { return }
+    guard !sockets.isEmpty else {
+      endGuess(failed: true, now: now)
+      refreshDeadline(now)
+      return
+    }
+    running.openSockets = sockets
+    running.isWaitingForSockets = false
+    running.nextAction = now
+    guess = running
+    refreshDeadline(now)
+  }
+
+  /// The next ping of a guess. Its answer is not waited for: whoever it
+  /// reaches asks back, and that is a candidate like any other.
+  mutating func nextGuess(budget: inout ProbeBudget, now: Instant) -> PathProbe? {
+    guard var running = guess, now >= running.nextAction, now < running.endsAt else { return nil }
+    let isMoving = running.role == .moving
+    if isMoving, running.openSockets.isEmpty { return nil }
+    if running.ports.isEmpty, running.sockets.isEmpty {
+      guard startGuessRound(&running, budget: &budget, now: now) else {
+        guess = running
+        refreshDeadline(now)
+        return nil
+      }
+    }
+    let carrier: Carrier
+    let left: Int
+    if isMoving {
+      carrier = .udp(socket: running.sockets.removeLast(), remote: running.target)
+      left = running.sockets.count
+    } else {
+      let port = running.ports.removeLast()
+      let socket = reflexiveSocket ?? 1
+      carrier = .udp(socket: socket, remote: Endpoint(running.address, port))
+      left = running.ports.count
+    }
+    if left == 0 {
+      running.nextAction =
+        running.roundsLeft > 0 ? now + PathTunables.guessRoundGap : running.endsAt
+    } else if left % PathTunables.guessBurst == 0 {
+      running.nextAction = now + PathTunables.guessPace
+    }
+    counters.guessesSent &+= 1
+    guess = running
+    refreshDeadline(now)
+    return PathProbe(
+      carrier: carrier, message: .ping(challenge: random.next(), size: PathMessage.shortestPing),
+      size: PathMessage.shortestPing)
+  }
+
+  /// - Returns: false when this address has had enough, or the rounds are over.
+  private mutating func startGuessRound(
+    _ running: inout PortGuess, budget: inout ProbeBudget, now: Instant
+  ) -> Bool {
+    guard running.roundsLeft > 0 else {
+      running.nextAction = running.endsAt
+      return false
+    }
+    let isCounted = running.role == .fixed && peerNAT.allocatorStep != 0
+    let ports: [UInt16] =
+      running.role == .moving
+      ? [] : isCounted ? predictedPorts(from: running.target.port) : randomPorts()
+    let count = running.role == .moving ? running.openSockets.count : ports.count
+    guard count > 0, budget.takeGuesses(running.address, packets: count, now: now) else {
+      note(
+        .guessLimited, .udp(socket: 0, remote: running.target), lane: nil, Int64(count), 0, now)
+      running.roundsLeft = 0
+      running.nextAction = running.endsAt
+      return false
+    }
+    note(
+      .guessStarted, .udp(socket: 0, remote: running.target), lane: nil, Int64(count),
+      Int64(running.roundsLeft), now)
+    running.roundsLeft -= 1
+    running.ports = ports
+    running.sockets = running.role == .moving ? running.openSockets.reversed() : []
+    return true
+  }
+
+  /// The socket of ours that the peer's reflexive candidates are asked from.
+  private var reflexiveSocket: UInt32? {
+    records.first { $0.needsOpeners }?.carrier.socket
+  }
+
+  mutating func endGuess(failed: Bool, now: Instant) {
+    guard let ended = guess else { return }
+    guess = nil
+    if failed {
+      note(.guessFailed, .udp(socket: 0, remote: ended.target), lane: nil, 0, 0, now)
+    }
+    if ended.role == .moving { emit(.guessEnded) }
+  }
+
+  // MARK: Letting go
+
+  /// Nobody has said anything for long: direct paths are given up, nothing is
+  /// sent any more. A relay that is there anyway stays the path for the first
+  /// bytes of whatever comes next.
+  mutating func letGo(now: Instant) {
+    isLetGo = true
+    openers.removeAll()
+    punchTries = 0
+    punchAgainAt = .distantFuture
+    endGuess(failed: false, now: now)
+    note(.letGo, .udp(socket: 0, remote: .none), lane: nil, 0, 0, now)
+    for i in records.indices where records[i].isUp && records[i].isDatagram {
+      lower(i, reason: .letGo, now: now)
+    }
+    for i in records.indices { records[i].nextAction = .distantFuture }
+  }
+}

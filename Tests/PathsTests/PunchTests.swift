@@ -1,0 +1,202 @@
+import Bytes
+import NAT
+import Paths
+import Testing
+
+private let start = Instant(nanoseconds: 1_000_000_000)
+private let publicPeer = IPAddress(203, 0, 113, 7)
+private let reflexive = Carrier.udp(socket: 1, remote: Endpoint(publicPeer, 4000))
+private let relay = Carrier.relay(
+  connection: 7, channel: 1, remote: Endpoint(IPAddress(192, 0, 2, 1), 27183))
+
+private let portRestricted = NATFacts(
+  mapping: .endpointIndependent, filtering: .addressAndPortDependent)
+private let symmetric = NATFacts(
+  mapping: .addressAndPortDependent, filtering: .addressAndPortDependent)
+
+/// One end, driven by hand: everything it sends, with its time.
+private struct End {
+  var paths: PeerPaths
+  var budget = ProbeBudget()
+  var now = start
+  var sent: [(at: Instant, probe: PathProbe)] = []
+  var events: [PathEvent] = []
+
+  init(seed: UInt64, local: NATFacts = portRestricted, peer: NATFacts = portRestricted) {
+    paths = PeerPaths(testSeed: seed)
+    var context = AddressContext()
+    context.serverSeesUs = IPAddress(198, 51, 100, 9)
+    context.serverSeesPeer = publicPeer
+    paths.setContext(context)
+    paths.setNAT(local: local, peer: peer)
+    paths.carrierOpened(relay, tier: .serverRelay, now: start)
+  }
+
+  mutating func meet(in delay: TimeAmount = .zero, at endpoint: Carrier = reflexive) {
+    paths.punch(at: now + delay, now: now)
+    paths.addCandidate(
+      endpoint, kind: .serverReflexive, tier: .udpPunch, source: .signalled, now: now)
+    drain()
+  }
+
+  mutating func drain() {
+    while let probe = paths.pollProbe(budget: &budget, now: now) { sent.append((now, probe)) }
+    while let event = paths.pollEvent() { events.append(event) }
+  }
+
+  mutating func run(for amount: TimeAmount) {
+    let end = now + amount
+    while paths.nextDeadline <= end {
+      now = max(now, paths.nextDeadline)
+      paths.advance(to: now)
+      drain()
+    }
+    now = end
+  }
+
+  func pings(to address: IPAddress) -> [(at: Instant, probe: PathProbe)] {
+    sent.filter { $0.probe.message != nil && $0.probe.carrier.remote.address == address }
+  }
+}
+
+@Test func openersLeaveFirstAndNeedNoKeys() {
+  var end = End(seed: 1)
+  end.meet(in: .milliseconds(30))
+  end.run(for: .seconds(1))
+  #expect(end.sent.allSatisfy { $0.probe.message == nil }, "nothing can be sealed yet")
+  #expect(end.sent.map { $0.at - start } == [.milliseconds(30), .milliseconds(70)])
+  #expect(end.sent.allSatisfy { $0.probe.timeToLive == 2 && $0.probe.carrier == reflexive })
+  end.paths.sessionEstablished(through: relay, now: end.now)
+  end.run(for: .seconds(1))
+  let first = end.pings(to: publicPeer).first
+  #expect(first.map { $0.at - start } == .seconds(1), "the openers are there: ask at once")
+  #expect(first?.probe.timeToLive == 0)
+}
+
+@Test func pingsWaitForOpenersAlsoWithKeys() {
+  var end = End(seed: 2)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.meet(in: .milliseconds(20))
+  end.run(for: .seconds(5))
+  let first = end.pings(to: publicPeer).first
+  #expect(first.map { $0.at - start } == .milliseconds(100))
+  #expect(end.sent.filter { $0.probe.carrier == reflexive && $0.probe.message == nil }.count == 2)
+}
+
+@Test func hostCandidatesAreAskedAtOnce() {
+  var end = End(seed: 3)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.paths.punch(at: start + .milliseconds(50), now: start)
+  end.paths.addCandidate(
+    reflexive, kind: .host, tier: .udpDirect, source: .signalled, now: start)
+  end.run(for: .milliseconds(10))
+  #expect(end.pings(to: publicPeer).first?.at == start)
+}
+
+@Test func initiationsStayAwayFromUnopenedHoles() {
+  var end = End(seed: 4)
+  end.meet()
+  func targets(isLate: Bool) -> [Carrier] {
+    var list: [Carrier] = []
+    end.paths.initiationTargets(
+      bytes: 148, firstTry: false, isLate: isLate, budget: &end.budget, now: end.now, into: &list)
+    return list
+  }
+  #expect(targets(isLate: false) == [relay])
+  #expect(targets(isLate: true) == [relay, reflexive])
+}
+
+@Test func relayedPairAsksToBeBroughtTogetherAgain() {
+  var end = End(seed: 5)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.paths.setHeld(true, now: start)
+  end.meet()
+  end.run(for: .minutes(20))
+  let wishes = end.events.count { $0 == .wantsPunch }
+  #expect((5...12).contains(wishes), "\(wishes) in twenty minutes")
+}
+
+@Test func fixedEndAsksManyPortsAndThenRests() {
+  for seed in 0..<20 as Range<UInt64> {
+    var end = End(seed: seed, peer: symmetric)
+    end.paths.sessionEstablished(through: relay, now: start)
+    end.paths.setHeld(true, now: start)
+    end.meet()
+    end.run(for: .seconds(11))
+    let guessed = end.pings(to: publicPeer).filter { $0.probe.carrier != reflexive }
+    // The known port may be among them, and is not counted here.
+    #expect((2046...2048).contains(guessed.count), "seed \(seed)")
+    let firstRound = Set(guessed.prefix(1000).map(\.probe.carrier.remote.port))
+    #expect(firstRound.count == 1000, "seed \(seed): no port twice in a round")
+    // Bursts, not all at once: at most 64 packets in any 20 ms.
+    for (index, one) in guessed.enumerated() where index + 64 < guessed.count {
+      #expect(guessed[index + 64].at - one.at >= .milliseconds(20), "seed \(seed)")
+    }
+    // Asked to meet again and again, it sends no third round in ten minutes.
+    for _ in 0..<20 {
+      end.meet()
+      end.run(for: .seconds(20))
+    }
+    let all = end.pings(to: publicPeer).filter { $0.probe.carrier != reflexive }
+    #expect(all.count <= PathLimits.guessesPerAddress, "seed \(seed)")
+  }
+}
+
+@Test func nobodyIsGuessedAtWhereTheServerDoesNotSeeThePeer() {
+  var end = End(seed: 6, peer: symmetric)
+  let victim = Carrier.udp(socket: 1, remote: Endpoint(IPAddress(198, 51, 100, 66), 53))
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.meet(at: victim)
+  end.run(for: .seconds(30))
+  #expect(end.sent.allSatisfy { $0.probe.carrier == victim || $0.probe.carrier == relay })
+  let before = end.sent.filter { $0.probe.carrier == victim && $0.at - start < .seconds(10) }
+  #expect(before.count <= 20)
+}
+
+@Test func movingEndAsksForSocketsAndUsesEach() {
+  var end = End(seed: 7, local: symmetric)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.meet()
+  end.run(for: .seconds(1))
+  #expect(end.events.contains(.wantsSockets(count: 256, isV4: true)))
+  end.paths.guess(from: (16..<272 as Range<UInt32>).map { $0 }, now: end.now)
+  end.drain()
+  end.run(for: .seconds(2))
+  let used = Set(end.sent.map(\.probe.carrier).filter { $0.socket >= 16 && $0.kind == .udp })
+  #expect(used.count == 256)
+  #expect(used.allSatisfy { $0.remote == reflexive.remote })
+  end.run(for: .seconds(10))
+  #expect(end.events.contains(.guessEnded))
+}
+
+@Test func countedPortsArePredicted() {
+  var end = End(
+    seed: 8,
+    peer: NATFacts(
+      mapping: .addressAndPortDependent, filtering: .addressAndPortDependent, allocatorStep: 2))
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.meet()
+  end.run(for: .seconds(2))
+  let guessed = end.pings(to: publicPeer).filter { $0.probe.carrier != reflexive }
+  #expect(
+    guessed.map(\.probe.carrier.remote.port)
+      == (1...128 as ClosedRange<UInt16>).map { 4000 + 2 * $0 })
+}
+
+@Test func filtersThatKnowAddressesOnlyNeedNoGuess() {
+  let open = NATFacts(mapping: .endpointIndependent, filtering: .addressDependent)
+  var end = End(seed: 9, local: open, peer: symmetric)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.meet()
+  end.run(for: .seconds(5))
+  #expect(end.pings(to: publicPeer).allSatisfy { $0.probe.carrier == reflexive })
+}
+
+@Test func portsAreNotGuessedWhenSwitchedOff() {
+  var end = End(seed: 10, peer: symmetric)
+  end.paths.settings.guessesPorts = false
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.meet()
+  end.run(for: .seconds(5))
+  #expect(end.pings(to: publicPeer).allSatisfy { $0.probe.carrier == reflexive })
+}
