@@ -40,18 +40,37 @@ func mustSucceed(_ result: CInt) {
 /// thread would otherwise read our refusal as its own error.
 func forgetErrors() { ERR_clear_error() }
 
-/// HMAC (RFC 2104) with one of the digests above.
-func keyedHash(_ digest: OpaquePointer, key: [UInt8], _ data: [UInt8]) -> [UInt8] {
-  var output = [UInt8](repeating: 0, count: 32)
+/// The digests that only STUN still asks for. Fetched when first used: a
+/// libcrypto that refuses them (FIPS) must not stop anything else.
+final class OldAlgorithms: @unchecked Sendable {
+  static let shared = OldAlgorithms()
+
+  let sha1: OpaquePointer
+  let md5: OpaquePointer
+
+  private init() {
+    guard let sha1 = unsafe EVP_MD_fetch(nil, "SHA1", nil),
+      let md5 = unsafe EVP_MD_fetch(nil, "MD5", nil)
+    else { preconditionFailure("libcrypto has no SHA-1 or MD5") }
+    self.sha1 = sha1
+    self.md5 = md5
+  }
+}
+
+/// HMAC (RFC 2104) with one of the digests above, which gives `size` bytes.
+func keyedHash(
+  _ digest: OpaquePointer, size wanted: Int = 32, key: [UInt8], _ data: [UInt8]
+) -> [UInt8] {
+  var output = [UInt8](repeating: 0, count: wanted)
   var size: CUnsignedInt = 0
   let done = unsafe HMAC(digest, key, CInt(key.count), data, data.count, &output, &size)
-  precondition(done != nil && size == 32, "libcrypto failed on a call that cannot fail")
+  precondition(done != nil && size == wanted, "libcrypto failed on a call that cannot fail")
   return output
 }
 
-/// One-shot digest of 32 bytes.
-func digest(_ digest: OpaquePointer, _ data: [UInt8]) -> [UInt8] {
-  var output = [UInt8](repeating: 0, count: 32)
+/// One-shot digest of `size` bytes.
+func digest(_ digest: OpaquePointer, size: Int = 32, _ data: [UInt8]) -> [UInt8] {
+  var output = [UInt8](repeating: 0, count: size)
   mustSucceed(unsafe EVP_Digest(data, data.count, &output, nil, digest, nil))
   return output
 }

@@ -1,5 +1,6 @@
 /// Hashes, message authentication and key derivation: BLAKE2s (RFC 7693) with
-/// WireGuard's KDF, SHA-256, HMAC (RFC 2104), HKDF (RFC 5869), scrypt (RFC 7914).
+/// WireGuard's KDF, SHA-256, HMAC (RFC 2104), HKDF (RFC 5869), scrypt (RFC 7914);
+/// HMAC-SHA1 and MD5 because STUN's wire format has them (RFC 8489 §14.5, §9.2.2).
 /// Called per handshake, never per packet.
 
 internal import COpenSSL
@@ -71,6 +72,22 @@ public enum HMACSHA256 {
   /// Compares in constant time.
   public static func verify(_ code: [UInt8], key: [UInt8], _ data: [UInt8]) -> Bool {
     constantTimeEqual(code, authenticate(key: key, data))
+  }
+}
+
+/// For STUN's MESSAGE-INTEGRITY only.
+public enum HMACSHA1 {
+  /// 20 bytes.
+  public static func authenticate(key: [UInt8], _ data: [UInt8]) -> [UInt8] {
+    keyedHash(OldAlgorithms.shared.sha1, size: 20, key: key, data)
+  }
+}
+
+/// For STUN's long-term credentials only.
+public enum MD5 {
+  /// 16 bytes.
+  public static func hash(_ data: [UInt8]) -> [UInt8] {
+    digest(OldAlgorithms.shared.md5, size: 16, data)
   }
 }
 

@@ -122,6 +122,22 @@ import Testing
     #expect(HMACSHA256.authenticate(key: [], []).count == 32)
   }
 
+  @Test func theOldHashesOfSTUN() {
+    #expect(hex(MD5.hash([])) == "d41d8cd98f00b204e9800998ecf8427e")
+    #expect(hex(MD5.hash(ascii("message digest"))) == "f96b697d7cb7938d525a2f31aaf161d0")
+    // RFC 2202, cases 1 and 6.
+    #expect(
+      hex(HMACSHA1.authenticate(key: [UInt8](repeating: 0x0b, count: 20), ascii("Hi There")))
+        == "b617318655057264e28bc0b6fb378c8ef146be00")
+    let key = [UInt8](repeating: 0xaa, count: 80)
+    let text = ascii("Test Using Larger Than Block-Size Key - Hash Key First")
+    #expect(
+      hex(HMACSHA1.authenticate(key: key, text)) == "aa4ae5e15272d00e95705637ce8a3b55ed402112")
+    let digits = ascii("123456789")
+    let crc = CRC32.checksum(digits.span.bytes)
+    #expect(crc == 0xcbf4_3926)
+  }
+
   @Test func hkdfOfRFC5869() {
     // Appendix A.1.
     let key = HKDFSHA256.extract(
