@@ -42,12 +42,12 @@ let package = Package(
     target("Tunnels", ["Bytes"]),
     target(
       "NodeCore",
-      ["Bytes", "Crypto", "NAT", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels"]),
+      ["Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels"]),
     target("ServerCore", ["Bytes", "Crypto", "NAT", "Mux", "Relay", "Signaling"]),
     target(
       "Simulation",
       [
-        "Bytes", "Crypto", "NAT", "WireGuard", "Mux", "Paths", "Relay", "Signaling", "Tunnels",
+        "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "Relay", "Signaling", "Tunnels",
         "NodeCore", "ServerCore",
       ]),
 
@@ -61,8 +61,8 @@ let package = Package(
     target(
       "Agent",
       [
-        "Bytes", "Crypto", "NAT", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels", "NodeCore",
-        "Reactor", "TLS", "HTTP", "Transport", "CommandLine",
+        "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels",
+        "NodeCore", "Reactor", "TLS", "HTTP", "Transport", "CommandLine",
       ]),
     target(
       "Server",

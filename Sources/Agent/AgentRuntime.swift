@@ -35,6 +35,7 @@ package final class AgentRuntime {
   private var api: LocalAPI?
   private var watcher: ConfigWatcher?
   private var carriers: CarrierConnections?
+  private(set) lazy var natSockets = NATSockets(self)
   private(set) lazy var tunnels = TunnelManager(self)
   private var bridges: [FlowID: FlowBridge] = [:]
   private var monitor: NetworkMonitor?
@@ -89,6 +90,7 @@ package final class AgentRuntime {
       os: "\(ProcessSettings.systemName) \(ProcessSettings.kernelRelease)", port: sockets.port,
       seed: random.bytes(32), token: options.token.value)
     settings.usesTCPCarriers = usesTCPCarriers
+    settings.guessesPorts = !options.noPortGuessing
     node = Node(settings: settings, records: state.records, now: loop.now)
     self.random = random
     weak var me: AgentRuntime?
@@ -142,6 +144,7 @@ package final class AgentRuntime {
     bridges.removeAll()
     uplinks?.stop()
     state.save()
+    natSockets.closeAll()
     socketV4?.close()
     socketV6?.close()
     monitor?.close()
@@ -243,7 +246,12 @@ package final class AgentRuntime {
       let carrier = segments[index].carrier
       switch carrier.kind {
       case .udp:
-        let socket = carrier.socket == 1 ? socketV4 : socketV6
+        let socket =
+          switch carrier.socket {
+          case 1: socketV4
+          case 2: socketV6
+          default: natSockets[carrier.socket]
+          }
         let next = socket?.send(batch, from: index) ?? index
         index = max(next, index + 1)
       case .relay:
@@ -285,6 +293,16 @@ package final class AgentRuntime {
       if let bridge = takeBridge(flow) { bridge.connection.reset() }
     case .flowClosed(let flow):
       if let bridge = takeBridge(flow) { bridge.connection.closeWhenFlushed() }
+    case .openSockets(let first, let count, let isV4):
+      natSockets.open(first: first, count: count, isV4: isV4)
+    case .closeSocket(let number):
+      natSockets.close(number)
+    case .dialSTUN(let connection, let endpoint):
+      natSockets.dial(connection, endpoint)
+    case .sendSTUN(let connection, let bytes):
+      natSockets.send(connection, bytes)
+    case .hangUpSTUN(let connection):
+      natSockets.hangUp(connection)
     case .dialCarrier(let peer, let endpoint):
       carriers?.dial(peer, endpoint)
     case .pong(let token, let roundTrip, let path):

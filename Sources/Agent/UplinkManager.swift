@@ -8,6 +8,7 @@ internal import HTTP
 internal import Mux
 internal import NodeCore
 internal import Reactor
+internal import STUN
 internal import TLS
 internal import Transport
 
@@ -72,6 +73,17 @@ final class UplinkManager: UplinkDelegate {
       switch result {
       case .success(let found):
         addresses = found
+        let options = agent.options
+        agent.node.setSTUNServers(
+          found.map {
+            NATProbeServer(
+              $0, udp1: options.stunUDP1 ?? DefaultPort.stunUDP1,
+              udp2: options.stunUDP2 ?? DefaultPort.stunUDP2,
+              tcp: [
+                options.stunTCP1 ?? DefaultPort.stunTCP1,
+                options.stunTCP2 ?? DefaultPort.stunTCP2,
+              ])
+          }, now: agent.loop.now)
         dialNext()
       case .failure(let failure):
         failed("\(host) cannot be resolved (\(failure))")

@@ -27,6 +27,8 @@ package struct AgentOptions: Hashable, Sendable {
   package var stunUDP2: UInt16?
   package var stunTCP1: UInt16?
   package var stunTCP2: UInt16?
+  /// Ports of symmetric NATs are not guessed.
+  package var noPortGuessing = false
   /// For direct connections; nil: chosen once and kept in `dataDirectory`.
   package var port: UInt16?
   /// The local API. Nil: 127.0.0.1:7777, else the next free one, kept in
@@ -159,16 +161,16 @@ package enum AgentTable {
       "configuration file; created when missing"),
     Flag("newconfig", .bool, "ignore the existing file, use the flags, write a new file"),
     Flag(
-      "stun-udp1", .port(zeroAllowed: false), config: "network.stunUDP1", inactive: true,
+      "stun-udp1", .port(zeroAllowed: false), config: "network.stunUDP1",
       "first UDP port of STUN (as the server's)"),
     Flag(
-      "stun-udp2", .port(zeroAllowed: false), config: "network.stunUDP2", inactive: true,
+      "stun-udp2", .port(zeroAllowed: false), config: "network.stunUDP2",
       "second UDP port of STUN (as the server's)"),
     Flag(
-      "stun-tcp1", .port(zeroAllowed: false), config: "network.stunTCP1", inactive: true,
+      "stun-tcp1", .port(zeroAllowed: false), config: "network.stunTCP1",
       "first TCP port of STUN (as the server's)"),
     Flag(
-      "stun-tcp2", .port(zeroAllowed: false), config: "network.stunTCP2", inactive: true,
+      "stun-tcp2", .port(zeroAllowed: false), config: "network.stunTCP2",
       "second TCP port of STUN (as the server's)"),
     Flag(
       "port", .port(zeroAllowed: true), config: "network.port",
@@ -189,6 +191,9 @@ package enum AgentTable {
       "proxy", .proxy, environment: "https_proxy", config: "network.proxy", inactive: true,
       "HTTP proxy to the server"),
     Flag("mesh", .name, default: "default", "the mesh's name on this machine"),
+    Flag(
+      "no-port-guessing", .bool,
+      "never guess the ports of NATs that map anew for every address; such pairs use the relay"),
     Flag("no-remote-apps", .bool, inactive: true, "refuse apps pushed by the server"),
     Flag(
       "log-level", .choice(LogLevel.words), placeholder: "LEVEL", default: "info",
@@ -255,6 +260,7 @@ package enum AgentTable {
     options.isRelay = flags.bool("relay") || options.isSuperRelay
     options.relayPort = flags.givenPort("relay-port")
     options.relayKilobits = flags.number("bw") ?? options.relayKilobits
+    options.noPortGuessing = flags.bool("no-port-guessing")
     options.stunUDP1 = flags.givenPort("stun-udp1")
     options.stunUDP2 = flags.givenPort("stun-udp2")
     options.stunTCP1 = flags.givenPort("stun-tcp1")

@@ -5,6 +5,7 @@
   package import Bytes
   internal import Mux
   internal import Paths
+  internal import STUN
   internal import Signaling
   internal import WireGuard
 #endif
@@ -14,6 +15,12 @@ extension Node {
   /// `settle` once per batch (`finishReceiving`).
   package func receive(_ packet: inout MutableRawSpan, from carrier: Carrier, now: Instant) {
     clock = now
+    if carrier.kind == .udp, packet.byteCount >= STUNConstants.header,
+      packet.bytes.unsafeLoadByte(0) < 4, STUNMessage.isSTUN(packet.bytes)
+    {
+      receiveSTUN(packet.bytes, from: carrier, now: now)
+      return
+    }
     switch keeper.receive(&packet, from: carrier, now: now) {
     case .dropped:
       break
@@ -130,6 +137,12 @@ extension Node {
       if batch.freeCapacity < Node.batchReserve { return true }
     }
     drainKeeper(now: now)
+    for transmit in probeTransmits {
+      append(
+        transmit.bytes, to: .udp(socket: transmit.socket, remote: transmit.destination),
+        into: batch)
+    }
+    probeTransmits.removeAll(keepingCapacity: true)
     var position = 0
     while position < touched.count {
       let peer = peers[touched[position]]
@@ -165,13 +178,16 @@ extension Node {
     case .everyCarrier:
       guard let handle = transmit.peer, let peer = peer(handle) else { return }
       let isFirst = peer.lastInitiation != transmit.bytes
+      peer.initiationRepeats = isFirst ? 0 : peer.initiationRepeats + 1
       peer.lastInitiation = transmit.bytes
       if case .wanted = peer.meeting {
         askToConnect(peer, initiation: transmit.bytes, now: now)
       }
       var targets: [Carrier] = []
       peer.paths.initiationTargets(
-        bytes: transmit.bytes.count, firstTry: isFirst, budget: &budget, now: now, into: &targets)
+        bytes: transmit.bytes.count, firstTry: isFirst,
+        isLate: peer.initiationRepeats >= NodeLimits.lateInitiation, budget: &budget, now: now,
+        into: &targets)
       for carrier in targets {
         append(keeper.finish(transmit, for: carrier, now: now), to: carrier, into: batch)
       }
@@ -188,6 +204,12 @@ extension Node {
   /// - Returns: false when the batch is full before everything left.
   private func fill(_ peer: Peer, into batch: TransmitBatch, now: Instant) -> Bool {
     guard !peer.isRemoved, !peer.isStock else { return true }
+    while let opener = peer.paths.pollOpener(budget: &budget, now: now) {
+      guard batch.freeCapacity >= Node.batchReserve else { return false }
+      batch.append(
+        carrier: opener.carrier, limit: opener.size, timeToLive: opener.timeToLive
+      ) { opener.write(into: &$0) }
+    }
     guard keeper.canSeal(peer.handle, now: now) else {
       // A new keypair says its HELLO anew; without keys it must not stay due.
       peer.hello.sendAt = nil

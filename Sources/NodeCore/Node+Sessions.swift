@@ -5,6 +5,7 @@
 #if canImport(Bytes)
   package import Bytes
   internal import Mux
+  internal import NAT
   internal import Paths
   internal import Signaling
   internal import WireGuard
@@ -59,6 +60,9 @@ extension Node {
       peer.channel = punch.channel
     }
     attachRelay(to: peer, now: now)
+    peer.nat = punch.nat
+    peer.paths.setNAT(local: natFacts, peer: punch.nat)
+    peer.paths.punch(at: now + .milliseconds(Int64(punch.delayMilliseconds)), now: now)
     addCandidates(punch.candidates, to: peer, now: now)
     if punch.isNamedInitiator {
       if !punch.initiation.isEmpty { receiveInitiation(punch.initiation, of: peer, now: now) }
@@ -86,6 +90,8 @@ extension Node {
   }
 
   func addCandidates(_ candidates: [SignalledCandidate], to peer: Peer, now: Instant) {
+    // A NAT that lets everybody in needs no hole.
+    let isOpen = peer.nat.mapping.isStable && peer.nat.filtering == .endpointIndependent
     for candidate in candidates {
       if candidate.transport == .tcp {
         if settings.usesTCPCarriers, peer.tcpCarrier == nil {
@@ -103,7 +109,8 @@ extension Node {
         }
       peer.paths.addCandidate(
         .udp(socket: socket, remote: candidate.endpoint), kind: kind,
-        tier: kind == .serverReflexive ? .udpPunch : .udpDirect, source: .signalled, now: now)
+        tier: kind == .serverReflexive && !isOpen ? .udpPunch : .udpDirect, source: .signalled,
+        now: now)
     }
     touch(peer)
   }
@@ -298,6 +305,7 @@ extension Node {
         log(.debug, "path-up", "\(peer.name): \(tier.code) through \(carrier)")
       case .pathDown(let lane, let reason):
         if peer.mux.hasLane(lane) { peer.mux.removeLane(lane, now: now) }
+        closeIdleSockets(of: peer, now: now)
         log(.debug, "path-down", "\(peer.name): lane \(lane): \(reason.rawValue)")
       case .suspect(let lane, let reason):
         if peer.mux.hasLane(lane) { peer.mux.suspectLane(lane, now: now) }
@@ -316,15 +324,29 @@ extension Node {
       case .maximumPacketChanged(let lane, let maximum):
         if peer.mux.hasLane(lane) { peer.mux.setMaximumPacket(lane, maximum) }
       case .allPathsDead:
-        if peer.deadSince == nil { peer.deadSince = now }
         peer.meeting = .none
+        if peer.paths.isLetGo {
+          log(.info, "let-go", "\(peer.name): no traffic; the session rests until there is some")
+          continue
+        }
+        if peer.deadSince == nil { peer.deadSince = now }
         log(.info, "paths-dead", "\(peer.name): no path left")
         if peer.mux.openStreamCount > 0 || peer.isWanted {
           _ = wantSession(with: peer, now: now)
         }
       case .observedAddress:
-        // Reflexive candidates come with NAT probing.
+        // One peer's word; the server's STUN ports say it of all.
         break
+      case .wantsPunch:
+        if isOnline, peer.isOnline {
+          meet(peer, now: now)
+        } else {
+          peer.paths.punch(at: now, now: now)
+        }
+      case .wantsSockets(let count, let isV4):
+        openSockets(count, isV4: isV4, for: .guess(peer: peer.index))
+      case .guessEnded:
+        closeIdleSockets(of: peer, now: now)
       }
     }
   }

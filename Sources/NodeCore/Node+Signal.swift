@@ -12,6 +12,7 @@
   package import Bytes
   internal import Crypto
   internal import Mux
+  internal import NAT
   internal import Paths
   internal import Signaling
   internal import Tunnels
@@ -282,7 +283,7 @@ extension Node {
   private var report: ReportBasic {
     ReportBasic(
       os: settings.os, version: settings.version, incarnation: settings.incarnation,
-      nat: .unknown, port: settings.port,
+      nat: natFacts, port: settings.port,
       interfaces: localAddresses.prefix(SignalLimits.candidates).map(\.address), offers: offers)
   }
 
@@ -388,6 +389,7 @@ extension Node {
   private func pushed(_ punch: PunchStart, now: Instant) {
     guard let peer = admit(punch.certificate, now: now) else { return }
     peer.isOnline = true
+    refreshMappings(now: now)
     met(peer, punch, now: now)
   }
 
@@ -477,6 +479,12 @@ extension Node {
     touch(peer)
   }
 
+  private var pathSettings: PathSettings {
+    var result = PathSettings()
+    result.guessesPorts = settings.guessesPorts
+    return result
+  }
+
   func addPeer(
     name: String, publicKey: [UInt8], isStock: Bool, cipher: AEADCipher = .chaCha20Poly1305,
     now: Instant
@@ -493,7 +501,7 @@ extension Node {
         index: peers.count, name: name, publicKey: publicKey, isStock: isStock, handle: handle,
         role: role, cipher: cipher, mux: newMultiplexer(role: role),
         paths: PeerPaths(
-          settings: PathSettings(), random: SeededRandom(seed: random.bytes(32))),
+          settings: pathSettings, random: SeededRandom(seed: random.bytes(32))),
         localIncarnation: settings.incarnation)
       peer.endpointID = EndpointIdentifier.make(staticKey: publicKey)
       peers.append(peer)
@@ -535,6 +543,8 @@ extension Node {
 
   func removePeer(_ peer: Peer, now: Instant) {
     guard !peer.isRemoved else { return }
+    for socket in peer.guessSockets { closeSocket(socket) }
+    peer.guessSockets = []
     peer.mux.resetAll(code: ResetCode.peerLost, words: "the member was removed")
     drainMux(of: peer, now: now)
     for flow in peer.flows.values.sorted() { endOrphan(flow) }
@@ -596,10 +606,11 @@ extension Node {
     }
     peer.meeting = .asked(now)
     peer.lastAsked = now
+    refreshMappings(now: now)
     let isAsked = request(
       .connect(
         ConnectRequest(
-          peer: peer.name, candidates: localCandidates, nat: .unknown, initiation: initiation)),
+          peer: peer.name, candidates: localCandidates, nat: natFacts, initiation: initiation)),
       kind: .connect(peer: peer.index), now: now)
     if !isAsked { peer.meeting = .none }
   }

@@ -11,7 +11,9 @@
   package import Bytes
   internal import Crypto
   internal import Mux
+  internal import NAT
   package import Paths
+  internal import STUN
   internal import Signaling
   package import Tunnels
   internal import WireGuard
@@ -31,6 +33,8 @@ package struct NodeDrops: Sendable {
   package var badPathMessage: UInt64 = 0
   package var badSignal: UInt64 = 0
   package var unexpectedDatagram: UInt64 = 0
+  /// A STUN message while nothing was asked.
+  package var unexpectedSTUN: UInt64 = 0
   package var badCertificate: UInt64 = 0
 }
 
@@ -79,6 +83,12 @@ package final class Node {
   var localAddresses: [AddressPrefix] = []
   var socketV4: UInt32?
   var socketV6: UInt32?
+  /// IPv4, IPv6 (Node+NAT.swift).
+  var waysOut = Node.families
+  var probeTransmits: [NATProbeTransmit] = []
+  /// Auxiliary sockets asked for, by the first one's number.
+  var socketUses: [UInt32: SocketUse] = [:]
+  var nextSocket: UInt32 = 16
 
   // Tunnels
   package internal(set) var tunnels = TunnelTable()
@@ -141,6 +151,7 @@ package final class Node {
     self.socketV4 = socketV4
     self.socketV6 = socketV6
     exitPolicy.ownAddresses = Set(addresses.map(\.address))
+    networkChangedWayOut(now: now)
     reportAgain(now: now)
     for peer in peers where !peer.isRemoved {
       updateContext(of: peer)
@@ -150,6 +161,7 @@ package final class Node {
         touch(peer)
       }
     }
+    settle(now: now)
   }
 
   /// What this node can be reached at, as it tells its peers.
@@ -167,7 +179,8 @@ package final class Node {
           kind: .host, transport: settings.usesTCPCarriers ? .tcp : .udp,
           endpoint: Endpoint(address, settings.port)))
     }
-    return result
+    if !settings.usesTCPCarriers { result += reflexiveCandidates }
+    return Array(result.suffix(SignalLimits.candidates))
   }
 
   func updateContext(of peer: Peer) {
@@ -183,6 +196,7 @@ package final class Node {
   /// When `advance` must be called at the latest.
   package var nextDeadline: Instant {
     var next = min(keeper.nextDeadline, min(nextSignalDeadline, nextOpeningDue))
+    next = min(next, nextProbeDeadline)
     for peer in peers where !peer.isRemoved {
       next = min(next, deadline(of: peer))
     }
@@ -208,6 +222,7 @@ package final class Node {
     clock = now
     keeper.advance(to: now)
     advanceSignal(to: now)
+    advanceProbes(now: now)
     advanceOpenings(now: now)
     for peer in peers where !peer.isRemoved { advance(peer, now: now) }
     advancePings(now: now)
@@ -252,6 +267,7 @@ package final class Node {
     while position < touched.count {
       let peer = peers[touched[position]]
       drainMux(of: peer, now: now)
+      peer.paths.setHeld(peer.mux.openStreamCount > 0, now: now)
       drainPaths(of: peer, now: now)
       position += 1
     }

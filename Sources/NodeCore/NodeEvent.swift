@@ -108,6 +108,15 @@ package enum NodeEvent: Hashable, Sendable {
   /// Both directions are over in good order; the name is dead.
   case flowClosed(FlowID)
 
+  /// Open `count` UDP sockets of the family with any port, numbered from
+  /// `first`, then `socketsOpened` with those that could be had.
+  case openSockets(first: UInt32, count: Int, isV4: Bool)
+  case closeSocket(UInt32)
+  /// A TCP connection to a STUN port: then `stunConnected` or `stunFailed`.
+  case dialSTUN(connection: UInt32, Endpoint)
+  case sendSTUN(connection: UInt32, [UInt8])
+  case hangUpSTUN(connection: UInt32)
+
   /// Dial a direct TCP carrier to this peer, then `carrierDialed`.
   case dialCarrier(peer: String, Endpoint)
 

@@ -32,6 +32,15 @@ package enum NodeLimits {
   package static let connectDue: TimeAmount = .seconds(15)
   package static let helloRetryFloor: TimeAmount = .milliseconds(100)
   package static let requests = 4608
+  /// Sockets of a NAT probe besides the main one.
+  package static let probeSockets = 3
+  /// A mapping confirmed longer ago than this may have gone: half of the
+  /// shortest usual time-out (RFC 4787 §4.3 REQ-5 allows no less than 2 min,
+  /// Linux gives an unanswered one 30 s).
+  package static let mappingMemory: TimeAmount = .seconds(15)
+  /// Repeats of an initiation (100, 200 … 1600 ms) after which it goes to
+  /// holes that may not be open.
+  package static let lateInitiation = 5
   package static let events = 65_536
 }
 
@@ -55,6 +64,8 @@ package struct NodeSettings: Sendable {
   /// Offer and dial direct TCP carriers instead of UDP ones. A test hook until
   /// the tier itself is built: benchmarks measure the carrier with it.
   package var usesTCPCarriers = false
+  /// Guess the ports of NATs that map anew for every address.
+  package var guessesPorts = true
   /// Proof of the agent's own identity key for the certificate; may be empty.
   package var identityProof: [UInt8]
   /// Protections switched off, so that a mutation check can show that the

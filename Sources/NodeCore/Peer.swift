@@ -6,6 +6,7 @@
   internal import Bytes
   internal import Crypto
   internal import Mux
+  internal import NAT
   internal import Paths
   internal import Signaling
   internal import Tunnels
@@ -54,6 +55,10 @@ final class Peer {
   var channel: UInt32 = 0
   var relayCarrier: Carrier?
   var tcpCarrier: Carrier?
+  /// Its NAT, as it says.
+  var nat = NATFacts.unknown
+  /// Sockets opened to guess with, that have not been closed.
+  var guessSockets: [UInt32] = []
   /// The crossing side initiates by itself only after this much silence.
   var initiateAt: Instant?
   /// Somebody waits for this session (an open, a ping, streams).
@@ -86,6 +91,7 @@ final class Peer {
   var handshakeCarrier: Carrier?
   /// Tells the first copy of an initiation from its repeats.
   var lastInitiation: [UInt8] = []
+  var initiationRepeats = 0
   var connectedSince: Instant?
   /// When the newest keypair was made.
   var keysSince = Instant.distantPast

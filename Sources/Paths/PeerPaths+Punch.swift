@@ -37,7 +37,14 @@ struct PortGuess: Sendable {
 
 extension PeerPaths {
   /// A path without a relay is up.
-  var hasDirectPath: Bool { records.contains { $0.isUp && !$0.tier.isRelay } }
+  package var hasDirectPath: Bool { records.contains { $0.isUp && !$0.tier.isRelay } }
+
+  package var isGuessing: Bool { guess != nil }
+
+  /// A path through this UDP socket of ours is up.
+  package func hasPath(socket: UInt32) -> Bool {
+    records.contains { $0.isUp && $0.isDatagram && $0.carrier.socket == socket }
+  }
 
   // MARK: Facts and the agreed start
 

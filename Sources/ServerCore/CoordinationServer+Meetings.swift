@@ -248,7 +248,8 @@ extension CoordinationServer {
     let peer = meeting.member(1 - side)
     let receiver = meeting.member(side)
     var result: [SignalledCandidate] = []
-    for candidate in meeting.candidates[1 - side] + knownCandidates(peer)
+    for candidate in meeting.candidates[1 - side]
+      + knownCandidates(peer, told: meeting.candidates[1 - side])
     where !result.contains(candidate) && result.count < SignalLimits.candidates {
       if CandidateRule.allows(candidate, of: peer.facts, to: receiver.facts) {
         result.append(candidate)
@@ -260,15 +261,21 @@ extension CoordinationServer {
   }
 
   /// From the report: its interfaces and its port; and the address the server
-  /// sees, where a port forwarding or a port-preserving NAT may lead to it.
-  private func knownCandidates(_ member: ServerMember) -> [SignalledCandidate] {
+  /// sees, where a port forwarding or a port-preserving NAT may lead to it,
+  /// unless the node itself has `told` where its NAT puts it.
+  private func knownCandidates(
+    _ member: ServerMember, told: [SignalledCandidate]
+  ) -> [SignalledCandidate] {
     guard member.hasReported, member.report.port != 0 else { return [] }
     var result = member.report.interfaces.map {
       SignalledCandidate(
         kind: .host, transport: .udp, endpoint: Endpoint($0, member.report.port))
     }
     let seen = member.seenAt.address
-    if !seen.isUnspecified, !member.report.interfaces.contains(seen) {
+    let isTold = told.contains {
+      $0.kind == .serverReflexive && $0.transport == .udp && $0.endpoint.address.isV4 == seen.isV4
+    }
+    if !seen.isUnspecified, !isTold, !member.report.interfaces.contains(seen) {
       result.append(
         SignalledCandidate(
           kind: .serverReflexive, transport: .udp, endpoint: Endpoint(seen, member.report.port)))

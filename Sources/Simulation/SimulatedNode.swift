@@ -321,6 +321,10 @@ package final class SimulatedNode {
       if let entry = flows.removeValue(forKey: flow) {
         world.conversations[entry.number].closed(isNear: entry.isNear)
       }
+    case .openSockets(let first, _, _):
+      node?.socketsOpened(first: first, [], now: world.now)
+    case .closeSocket, .dialSTUN, .sendSTUN, .hangUpSTUN:
+      break
     case .dialCarrier, .pong, .pingFailed:
       break
     case .store(let record):

@@ -1,0 +1,325 @@
+/// What this node knows of its own way out, and the sockets it takes to find
+/// out or to get through: a NAT probe per address family against the server's
+/// STUN ports at the start and after each change of the network, the mapping
+/// asked again when a pair meets, auxiliary UDP sockets for probes and guesses.
+/// The sockets themselves are the driver's. DESIGN §2; docs/protocol/stun.md,
+/// punching.md.
+
+#if canImport(Bytes)
+  package import Bytes
+  package import NAT
+  internal import Paths
+  package import STUN
+  internal import Signaling
+#endif
+
+/// One address family's way out.
+struct WayOut {
+  let isV4: Bool
+  var server: NATProbeServer?
+  var probe: NATProbe?
+  /// Auxiliary sockets of the probe that runs.
+  var auxiliary: [UInt32] = []
+  var isWaitingForSockets = false
+  var facts = NATFacts.unknown
+  /// Where the server's STUN port sees our main socket.
+  var mapped: Endpoint?
+  /// The last probe, for people.
+  var report: NATProbeReport?
+  var probedAt = Instant.distantPast
+  /// When the mapping was last confirmed or asked for.
+  var askedAt = Instant.distantPast
+}
+
+/// What an auxiliary socket is for.
+enum SocketUse {
+  case probe(isV4: Bool)
+  case guess(peer: Int)
+}
+
+/// What `netcheck` shows of one address family.
+package struct NetworkReport: Sendable {
+  package var isV4: Bool
+  /// This machine has addresses of the family.
+  package var isPresent: Bool
+  package var server: NATProbeServer?
+  package var isRunning: Bool
+  package var facts: NATFacts
+  package var mapped: Endpoint?
+  package var report: NATProbeReport?
+  package var probedAt: Instant?
+}
+
+extension Node {
+  static let families: [WayOut] = [WayOut(isV4: true), WayOut(isV4: false)]
+
+  /// The server's STUN ports at each of its addresses, as far as the driver
+  /// knows them: at most one server per family counts.
+  package func setSTUNServers(_ servers: [NATProbeServer], now: Instant) {
+    clock = now
+    for index in waysOut.indices {
+      let server = servers.first { $0.address.isV4 == waysOut[index].isV4 }
+      guard let server, server != waysOut[index].server else { continue }
+      waysOut[index].server = server
+      startProbe(index, now: now)
+    }
+    settle(now: now)
+  }
+
+  /// Probes anew, as after a change of the network (`netcheck`).
+  package func probeNetwork(now: Instant) {
+    clock = now
+    for index in waysOut.indices { startProbe(index, now: now) }
+    settle(now: now)
+  }
+
+  package func networkReports() -> [NetworkReport] {
+    waysOut.map { way in
+      NetworkReport(
+        isV4: way.isV4, isPresent: hasAddress(isV4: way.isV4), server: way.server,
+        isRunning: way.isWaitingForSockets || way.probe?.isRunning == true, facts: way.facts,
+        mapped: way.mapped, report: way.report,
+        probedAt: way.probedAt == .distantPast ? nil : way.probedAt)
+    }
+  }
+
+  /// The facts told to others: IPv4's where there is IPv4.
+  var natFacts: NATFacts {
+    let v4 = waysOut[0]
+    return v4.facts.mapping != .unknown || v4.facts.isUDPBlocked ? v4.facts : waysOut[1].facts
+  }
+
+  /// Reflexive candidates that are no host candidates.
+  var reflexiveCandidates: [SignalledCandidate] {
+    waysOut.compactMap { way in
+      guard let mapped = way.mapped, !way.facts.isUDPBlocked,
+        !localAddresses.contains(where: { $0.address == mapped.address })
+      else { return nil }
+      return SignalledCandidate(kind: .serverReflexive, transport: .udp, endpoint: mapped)
+    }
+  }
+
+  private func hasAddress(isV4: Bool) -> Bool {
+    localAddresses.contains {
+      $0.address.isV4 == isV4 && !$0.address.isLoopback && !$0.address.isLinkLocal
+    }
+  }
+
+  // MARK: Probing
+
+  /// The network changed: what was known of the way out is void.
+  func networkChangedWayOut(now: Instant) {
+    for index in waysOut.indices { startProbe(index, now: now) }
+  }
+
+  /// Asks for the mappings again when they may have gone; the answer is
+  /// announced when it is another.
+  func refreshMappings(now: Instant) {
+    for index in waysOut.indices
+    where now - waysOut[index].askedAt > NodeLimits.mappingMemory {
+      guard waysOut[index].probe?.refresh(now: now) == true else { continue }
+      waysOut[index].askedAt = now
+    }
+  }
+
+  private func startProbe(_ index: Int, now: Instant) {
+    closeProbeSockets(index)
+    waysOut[index].probe?.stop()
+    drainProbe(index, now: now)
+    waysOut[index].probe = nil
+    guard waysOut[index].server != nil, hasAddress(isV4: waysOut[index].isV4),
+      (waysOut[index].isV4 ? socketV4 : socketV6) != nil
+    else {
+      waysOut[index].mapped = nil
+      waysOut[index].facts = .unknown
+      return
+    }
+    waysOut[index].isWaitingForSockets = true
+    openSockets(
+      NodeLimits.probeSockets, isV4: waysOut[index].isV4,
+      for: .probe(isV4: waysOut[index].isV4))
+  }
+
+  private func probeSocketsOpened(_ index: Int, _ sockets: [NATProbeSocket], now: Instant) {
+    guard waysOut[index].isWaitingForSockets, let server = waysOut[index].server,
+      let main = waysOut[index].isV4 ? socketV4 : socketV6
+    else { return }
+    waysOut[index].isWaitingForSockets = false
+    waysOut[index].auxiliary = sockets.map(\.number)
+    var probe = NATProbe(
+      settings: NATProbeSettings(
+        server: server, main: NATProbeSocket(number: main, localPort: settings.port),
+        auxiliary: sockets,
+        localAddresses: localAddresses.map(\.address).filter { $0.isV4 == waysOut[index].isV4 }),
+      random: SeededRandom(seed: random.bytes(32)))
+    probe.start(now: now)
+    waysOut[index].probe = probe
+    waysOut[index].probedAt = now
+    waysOut[index].askedAt = now
+    drainProbe(index, now: now)
+  }
+
+  private func closeProbeSockets(_ index: Int) {
+    for socket in waysOut[index].auxiliary { closeSocket(socket) }
+    waysOut[index].auxiliary = []
+  }
+
+  /// A STUN message at one of our sockets.
+  func receiveSTUN(_ bytes: RawSpan, from carrier: Carrier, now: Instant) {
+    guard
+      let index = waysOut.firstIndex(where: {
+        $0.isV4 == carrier.remote.address.isV4 && $0.probe != nil
+      })
+    else {
+      drops.unexpectedSTUN += 1
+      return
+    }
+    waysOut[index].probe?.receive(
+      bytes, from: carrier.remote, socket: carrier.socket, now: now)
+    drainProbe(index, now: now)
+  }
+
+  var nextProbeDeadline: Instant {
+    waysOut.reduce(.distantFuture) { min($0, $1.probe?.nextDeadline ?? .distantFuture) }
+  }
+
+  func advanceProbes(now: Instant) {
+    for index in waysOut.indices where (waysOut[index].probe?.nextDeadline ?? .distantFuture) <= now {
+      waysOut[index].probe?.advance(to: now)
+      drainProbe(index, now: now)
+    }
+  }
+
+  private func drainProbe(_ index: Int, now: Instant) {
+    while let transmit = waysOut[index].probe?.pollTransmit() { probeTransmits.append(transmit) }
+    while let event = waysOut[index].probe?.pollEvent() {
+      switch event {
+      case .mapped(let endpoint, _):
+        setMapped(index, endpoint, now: now)
+      case .dial(let connection, let endpoint):
+        emit(.dialSTUN(connection: probeConnection(index, connection), endpoint))
+      case .send(let connection, let bytes):
+        emit(.sendSTUN(connection: probeConnection(index, connection), bytes))
+      case .hangUp(let connection):
+        emit(.hangUpSTUN(connection: probeConnection(index, connection)))
+      case .finished(let report):
+        finishedProbe(index, report, now: now)
+      case .refreshed(let refresh):
+        if refresh.wantsProbe { startProbe(index, now: now) }
+      }
+    }
+  }
+
+  private func finishedProbe(_ index: Int, _ report: NATProbeReport, now: Instant) {
+    closeProbeSockets(index)
+    waysOut[index].report = report
+    let isNews = waysOut[index].facts != report.facts
+    waysOut[index].facts = report.facts
+    if report.mapped == nil { setMapped(index, nil, now: now) }
+    log(
+      .info, "nat",
+      "\(waysOut[index].isV4 ? "IPv4" : "IPv6"): mapping \(report.facts.mapping.code), filtering \(report.facts.filtering.code)\(report.facts.isUDPBlocked ? ", UDP is blocked" : "")"
+    )
+    if isNews {
+      reportAgain(now: now)
+      for peer in peers where !peer.isRemoved {
+        peer.paths.setNAT(local: natFacts, peer: peer.nat)
+      }
+    }
+  }
+
+  private func setMapped(_ index: Int, _ endpoint: Endpoint?, now: Instant) {
+    guard waysOut[index].mapped != endpoint else { return }
+    waysOut[index].mapped = endpoint
+    candidatesChanged(now: now)
+  }
+
+  /// Tells everybody who is trying to reach us directly.
+  func candidatesChanged(now: Instant) {
+    guard isOnline else { return }
+    for peer in peers where !peer.isRemoved && peer.lastSession != 0 {
+      guard !peer.paths.hasDirectPath else { continue }
+      announceCandidates(to: peer)
+    }
+  }
+
+  // MARK: TCP connections to the STUN ports
+
+  // The family is in the number, so that the driver needs one only.
+  private func probeConnection(_ index: Int, _ connection: UInt32) -> UInt32 {
+    connection << 1 | UInt32(index)
+  }
+
+  package func stunConnected(_ connection: UInt32, now: Instant) {
+    withProbe(connection, now: now) { $0.connected($1, now: now) }
+  }
+
+  package func stunReceived(_ connection: UInt32, _ bytes: RawSpan, now: Instant) {
+    clock = now
+    let index = Int(connection & 1)
+    waysOut[index].probe?.received(bytes, on: connection >> 1, now: now)
+    drainProbe(index, now: now)
+    settle(now: now)
+  }
+
+  package func stunFailed(_ connection: UInt32, now: Instant) {
+    withProbe(connection, now: now) { $0.failed($1, now: now) }
+  }
+
+  private func withProbe(
+    _ connection: UInt32, now: Instant, _ body: (inout NATProbe, UInt32) -> Void
+  ) {
+    clock = now
+    let index = Int(connection & 1)
+    guard var probe = waysOut[index].probe else { return }
+    body(&probe, connection >> 1)
+    waysOut[index].probe = probe
+    drainProbe(index, now: now)
+    settle(now: now)
+  }
+
+  // MARK: Auxiliary sockets
+
+  /// Asks the driver for UDP sockets; `socketsOpened` follows.
+  func openSockets(_ count: Int, isV4: Bool, for use: SocketUse) {
+    let first = nextSocket
+    nextSocket += UInt32(count)
+    socketUses[first] = use
+    emit(.openSockets(first: first, count: count, isV4: isV4))
+  }
+
+  func closeSocket(_ number: UInt32) { emit(.closeSocket(number)) }
+
+  /// The answer to `openSockets`: those that could be had, with their ports.
+  package func socketsOpened(first: UInt32, _ sockets: [NATProbeSocket], now: Instant) {
+    clock = now
+    switch socketUses.removeValue(forKey: first) {
+    case .probe(let isV4):
+      let index = isV4 ? 0 : 1
+      if waysOut[index].isWaitingForSockets {
+        probeSocketsOpened(index, sockets, now: now)
+      } else {
+        for socket in sockets { closeSocket(socket.number) }
+      }
+    case .guess(let index) where !peers[index].isRemoved:
+      let peer = peers[index]
+      peer.guessSockets += sockets.map(\.number)
+      peer.paths.guess(from: sockets.map(\.number), now: now)
+      touch(peer)
+    case .guess, nil:
+      for socket in sockets { closeSocket(socket.number) }
+    }
+    settle(now: now)
+  }
+
+  /// Closes what a guess opened and no path uses.
+  func closeIdleSockets(of peer: Peer, now: Instant) {
+    guard !peer.guessSockets.isEmpty, !peer.paths.isGuessing else { return }
+    let idle = peer.guessSockets.filter { !peer.paths.hasPath(socket: $0) }
+    peer.guessSockets.removeAll { idle.contains($0) }
+    for socket in idle {
+      peer.paths.socketClosed(socket, now: now)
+      closeSocket(socket)
+    }
+  }
+}
