@@ -88,7 +88,7 @@ let package = Package(
     tests("Relay", ["Bytes", "Mux", "Relay"]),
     tests("Signaling", ["Bytes", "Crypto", "NAT", "Signaling"]),
     tests("Tunnels", ["Bytes", "Tunnels"]),
-    tests("Simulation", ["Bytes", "Crypto", "Mux", "NodeCore", "ServerCore", "Simulation"]),
+    tests("Simulation", ["Bytes", "Crypto", "NAT", "Mux", "NodeCore", "ServerCore", "Simulation"]),
     tests("ServerCore", ["Bytes", "Crypto", "Relay", "Signaling", "ServerCore"]),
     tests("Reactor", ["Bytes", "Reactor"]),
     tests("TLS", ["Bytes", "TLS"]),

@@ -64,7 +64,11 @@ package struct Attacker {
     return lastPort
   }
 
-  mutating func sent(_ bytes: Int, to node: Int) { sentBytes[node, default: 0] += bytes }
+  /// A datagram comes to a node: what the attacker sent under its own name counts.
+  mutating func reaches(_ node: Int, _ datagram: Datagram) {
+    guard datagram.from == Network.attacker, datagram.source.address == Self.address else { return }
+    sentBytes[node, default: 0] += datagram.bytes.count
+  }
 
   mutating func received(_ datagram: Datagram, world: World) {
     let from = datagram.from
@@ -83,8 +87,9 @@ package struct Attacker {
 extension World {
   /// Sends `count` hostile packets to a node.
   package func attack(_ target: Int, count: Int) {
-    guard let destination = nodes[target].addresses.first(where: \.isV4) else { return }
-    network.attach(host: Network.attacker, addresses: [Attacker.address])
+    guard let own = nodes[target].addresses.first(where: \.isV4) else { return }
+    let destination = network.outsideAddress(of: own, in: network.home(of: target))
+    network.attach(host: Network.attacker, addresses: [Attacker.address], to: nil)
     for _ in 0..<count {
       statistics.attacks += 1
       var bytes: [UInt8]
@@ -126,8 +131,9 @@ extension World {
           bytes[3] = 0
         }
       }
-      guard let owner = network.owner(of: to.address), owner < nodes.count else { continue }
-      if source.address == Attacker.address { attacker.sent(bytes.count, to: owner) }
+      guard let owner = network.owner(of: to.address, in: nil),
+        let host = network.likelyHost(owner, to, now: now), host < nodes.count
+      else { continue }
       var datagram = Datagram(source: source, destination: to, bytes: bytes, from: Network.attacker)
       datagram.name = name
       schedule(.datagram(datagram), after: time(.milliseconds(1), .milliseconds(40)))

@@ -1,6 +1,6 @@
 /// Roads for datagrams: one directed link per pair of hosts, each with its own
-/// delay, loss, rate and largest packet, changeable at any time. A NAT box can
-/// be put in front of a host; without one addresses pass unchanged.
+/// delay, loss, rate and largest packet, changeable at any time. Which host an
+/// address means is decided in `Site` and `Routing`.
 
 #if canImport(Bytes)
   package import Bytes
@@ -27,6 +27,13 @@ package struct LinkSettings: Sendable {
   package var isCut = false
 
   package init() {}
+
+  /// A wire inside a home.
+  package static var local: LinkSettings {
+    var link = LinkSettings()
+    link.delay = .microseconds(300)
+    return link
+  }
 }
 
 struct Datagram {
@@ -38,6 +45,11 @@ struct Datagram {
   var name: UInt64 = 0
   /// Number on its link.
   var number: UInt64 = 0
+  /// Routers it may still pass, and those it has passed (`Routing`).
+  var timeToLive: UInt8 = Routing.usualTimeToLive
+  var routers: UInt8 = 0
+  /// The site in which its destination means something; nil: the internet.
+  var place: Int?
 
   /// Enough of the (sealed, so random) bytes to tell packets apart.
   var fingerprint: UInt64 {
@@ -49,18 +61,6 @@ struct Datagram {
     }
     return result
   }
-}
-
-/// A router that rewrites addresses between one host and the rest. None exists
-/// yet; kinds of NAT come with their own issue and plug in here.
-package protocol Middlebox: AnyObject {
-  /// nil drops the packet.
-  func outgoing(
-    source: Endpoint, destination: Endpoint, now: Instant
-  ) -> (source: Endpoint, destination: Endpoint)?
-  func incoming(
-    source: Endpoint, destination: Endpoint, now: Instant
-  ) -> (source: Endpoint, destination: Endpoint)?
 }
 
 /// State of one directed link.
@@ -76,30 +76,29 @@ final class Link {
 
 package struct Network {
   private var links: [Int: Link] = [:]
-  private var owners: [IPAddress: Int] = [:]
-  var boxes: [Int: any Middlebox] = [:]
+  /// Who has an address in the internet.
+  var owners: [IPAddress: AddressOwner] = [:]
+  package internal(set) var sites: [Site] = []
+  /// The site each host is in; none: directly in the internet.
+  var homes: [Int: Int] = [:]
   /// For pairs that nobody spoke of.
   package var usual = LinkSettings()
+  /// For pairs in one site that nobody spoke of.
+  package var local = LinkSettings.local
 
   static let hosts = 1 << 16
   /// Hosts that are no nodes.
   static let attacker = 60_000
+  static let server = 60_001
+  /// The first of the plain hosts.
+  static let plain = 61_000
 
   init() {}
 
-  mutating func attach(host: Int, addresses: [IPAddress]) {
-    for address in addresses { owners[address] = host }
-  }
-
-  mutating func detach(host: Int, addresses: [IPAddress]) {
-    for address in addresses where owners[address] == host { owners[address] = nil }
-  }
-
-  func owner(of address: IPAddress) -> Int? { owners[address] }
-
   mutating func link(_ from: Int, _ to: Int) -> Link {
     if let link = links[from * Self.hosts + to] { return link }
-    let link = Link(usual)
+    let home = homes[from]
+    let link = Link(home != nil && home == homes[to] ? local : usual)
     links[from * Self.hosts + to] = link
     return link
   }
@@ -122,100 +121,4 @@ package struct Network {
   /// No datagram passes between the two, either way.
   package mutating func cut(_ a: Int, _ b: Int) { change(a, b) { $0.isCut = true } }
   package mutating func heal(_ a: Int, _ b: Int) { change(a, b) { $0.isCut = false } }
-}
-
-extension World {
-  /// Puts a datagram on the wire.
-  func transmit(_ source: Endpoint, _ destination: Endpoint, _ bytes: [UInt8], from: Int) {
-    statistics.packets += 1
-    var datagram = Datagram(source: source, destination: destination, bytes: bytes, from: from)
-    datagram.name = statistics.packets
-    if let box = network.boxes[from] {
-      guard let (s, d) = box.outgoing(source: source, destination: destination, now: now) else {
-        statistics.lost += 1
-        return
-      }
-      datagram.source = s
-      datagram.destination = d
-    }
-    attacker.overhears(datagram, random: &random)
-    guard let to = network.owner(of: datagram.destination.address), to != from else {
-      statistics.lost += 1
-      return
-    }
-    let link = network.link(from, to)
-    let settings = link.settings
-    let size = bytes.count + (datagram.destination.address.isV4 ? 28 : 48)
-    if size > settings.mtu {
-      statistics.tooLong += 1
-      if settings.tellsTooLong, from < nodes.count {
-        let limit = settings.mtu - (size - bytes.count)
-        let process = nodes[from].process
-        after(.microseconds(20)) { world in
-          world.nodes[from].tooLong(destination, limit: limit, process: process)
-        }
-      }
-      return
-    }
-    if settings.isCut || chance(settings.loss) {
-      statistics.lost += 1
-      return
-    }
-    link.sent += 1
-    datagram.number = link.sent
-    var leaves = now
-    if settings.rate > 0 {
-      let rate = Double(settings.rate)
-      leaves = max(now, link.freeAt)
-      if (leaves - now).inSeconds * rate + Double(size) > Double(settings.queueBytes) {
-        statistics.lost += 1
-        return
-      }
-      leaves += .nanoseconds(Int64(Double(size) / rate * 1e9))
-      link.freeAt = leaves
-    }
-    var arrives = leaves + settings.delay
-    if settings.jitter > .zero { arrives += time(.zero, settings.jitter) }
-    if chance(settings.reorder) {
-      arrives += time(.zero, settings.reorderDelay)
-    } else {
-      arrives = max(arrives, link.lastArrival)
-      link.lastArrival = arrives
-    }
-    schedule(.datagram(datagram), at: arrives)
-    if chance(settings.duplication) {
-      statistics.duplicated += 1
-      schedule(.datagram(datagram), at: arrives + time(.zero, .milliseconds(50)))
-    }
-  }
-
-  func arrive(_ datagram: Datagram) {
-    var datagram = datagram
-    guard let to = network.owner(of: datagram.destination.address) else {
-      statistics.lost += 1
-      return
-    }
-    let link = network.link(datagram.from, to)
-    if datagram.number < link.newestArrived {
-      statistics.reordered += 1
-    } else {
-      link.newestArrived = datagram.number
-    }
-    if let box = network.boxes[to] {
-      guard
-        let (s, d) = box.incoming(
-          source: datagram.source, destination: datagram.destination, now: now)
-      else {
-        statistics.lost += 1
-        return
-      }
-      datagram.source = s
-      datagram.destination = d
-    }
-    if to == Network.attacker {
-      attacker.received(datagram, world: self)
-    } else {
-      nodes[to].arrived(datagram)
-    }
-  }
 }

@@ -205,7 +205,7 @@ extension World {
     let process = node.process
     let settings = node.uplinkSettings
     let trip = settings.delay * 2 + time(.zero, settings.jitter)
-    let seenFrom = node.addresses.first
+    let seenFrom = node.seenAddress
     if settings.isCut || server.isSilent || node.addresses.isEmpty {
       after(.seconds(10)) { $0.nodes[index].pipeFailed(id, process: process) }
       return id
@@ -219,13 +219,14 @@ extension World {
       let node = world.nodes[index]
       guard node.process == process, node.isRunning, world.server.isRunning,
         world.server.process == serverProcess, !node.uplinkSettings.isCut,
-        let address = node.addresses.first, address == seenFrom
+        let address = node.seenAddress, address == seenFrom
       else {
         world.nodes[index].pipeFailed(id, process: process)
         return
       }
       let pipe = Pipe(world: world, id: id, node: index, purpose: purpose)
       world.pipes[id] = pipe
+      if node.home != nil { world.vouched.insert(address) }
       let endpoint = Endpoint(address, UInt16(truncatingIfNeeded: 20_000 + id % 40_000))
       let exporter = node.usesTLS ? world.random.bytes(32) : []
       world.server.accept(pipe, address: endpoint, usesTLS: node.usesTLS, exporter: exporter)

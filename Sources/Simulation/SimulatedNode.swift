@@ -5,6 +5,7 @@
 #if canImport(Bytes)
   package import Bytes
   internal import Crypto
+  package import NAT
   internal import Mux
   package import NodeCore
   package import Paths
@@ -22,7 +23,10 @@ package final class SimulatedNode {
   package private(set) var process = 0
   package private(set) var addresses: [IPAddress]
   let prefix: Int
+  /// Of the two sockets that every agent has, one per family.
   package let port: UInt16
+  /// More sockets, by number.
+  var sockets: [UInt32: UInt16] = [:]
   /// Nanoseconds that the wall clock is wrong by.
   package var wallOffset: Int64 = 0
   package private(set) var isSuspended = false
@@ -51,6 +55,10 @@ package final class SimulatedNode {
   var flows: [FlowID: (number: Int, isNear: Bool)] = [:]
   var watch = WireWatch()
 
+  static let socketV4: UInt32 = 1
+  static let socketV6: UInt32 = 2
+  /// From which a kernel takes ports that nobody asks for.
+  static let ephemeralPorts: ClosedRange<UInt16> = 32_768...60_999
   static let inboxLimit = 512 * 1024
   /// One batch of the loop waits this long at most.
   static let latency = TimeAmount.microseconds(100)
@@ -96,6 +104,7 @@ package final class SimulatedNode {
     unsaved.removeAll()
     inbox.removeAll()
     inboxBytes = 0
+    sockets.removeAll()
     wakeToken += 1
     wakeAt = .distantFuture
     let lost = flows.values.sorted {
@@ -134,17 +143,21 @@ package final class SimulatedNode {
 
   /// Other interfaces than before. Connections over an address that is gone
   /// hear nothing any more.
-  package func move(to new: [IPAddress]) {
+  package func move(to new: [IPAddress]) { move(to: new, in: world.network.home(of: index)) }
+
+  /// Into another home (or into the internet).
+  package func move(into site: Site, kind: NATKind? = nil) {
+    move(to: world.freshAddresses(in: site, kind: kind ?? site.kind), in: site)
+  }
+
+  package func move(to new: [IPAddress], in site: Site?) {
     world.note("\(name): moves to \(new)")
     let gone = addresses.filter { !new.contains($0) }
+    let isElsewhere = world.network.home(of: index) !== site
     world.network.detach(host: index, addresses: addresses)
-    world.network.attach(host: index, addresses: new)
-    if let first = addresses.first, gone.contains(first) {
-      for pipe in world.pipes.values where pipe.node == index {
-        pipe.isBlackHole = true
-        let id = pipe.id
-        world.after(Pipe.userTimeout) { $0.pipes[id]?.expire() }
-      }
+    world.network.attach(host: index, addresses: new, to: site)
+    if let first = addresses.first, isElsewhere || gone.contains(first) {
+      world.breakConnections(ofNode: index)
     }
     addresses = new
     guard node != nil else { return }
@@ -159,7 +172,7 @@ package final class SimulatedNode {
   private func setNetwork() {
     node?.setNetwork(
       addresses: (addresses + lies).map { AddressPrefix($0, $0.isV4 ? prefix : 64) },
-      socketV4: 1, socketV6: 2, now: world.now)
+      socketV4: Self.socketV4, socketV6: Self.socketV6, now: world.now)
   }
 
   var wallClock: UInt64 {
@@ -169,7 +182,7 @@ package final class SimulatedNode {
   // MARK: In
 
   func arrived(_ datagram: Datagram) {
-    guard node != nil, datagram.destination.port == port else { return }
+    guard node != nil, socket(of: datagram.destination) != nil else { return }
     guard inboxBytes + datagram.bytes.count <= Self.inboxLimit else {
       world.statistics.lost += 1
       return
@@ -195,23 +208,26 @@ package final class SimulatedNode {
     for datagram in datagrams {
       world.attacker.isRead(datagram, by: process)
       watch.received(from: datagram.source.address, bytes: datagram.bytes.count)
+      // Closed while it waited.
+      guard let socket = socket(of: datagram.destination) else { continue }
       var bytes = datagram.bytes
       var span = bytes.mutableSpan
       var packet = span.mutableBytes
       node.receive(
         &packet,
-        from: .udp(socket: datagram.destination.address.isV4 ? 1 : 2, remote: datagram.source),
+        from: .udp(socket: socket, remote: datagram.source),
         now: world.now)
     }
     node.finishReceiving(now: world.now)
     drain()
   }
 
-  func tooLong(_ destination: Endpoint, limit: Int, process: Int) {
-    guard process == self.process, let node, !isSuspended else { return }
+  func tooLong(_ destination: Endpoint, port: UInt16, limit: Int, process: Int) {
+    guard process == self.process, let node, !isSuspended,
+      let socket = socket(of: Endpoint(destination.address, port))
+    else { return }
     node.datagramTooLong(
-      on: .udp(socket: destination.address.isV4 ? 1 : 2, remote: destination), limit: limit,
-      now: world.now)
+      on: .udp(socket: socket, remote: destination), limit: limit, now: world.now)
     drain()
   }
 
@@ -277,10 +293,13 @@ package final class SimulatedNode {
       switch segment.carrier.kind {
       case .udp:
         let remote = segment.carrier.remote
-        guard let source = addresses.first(where: { $0.isV4 == remote.address.isV4 }) else {
-          continue
-        }
-        if let words = watch.sent(to: remote.address, bytes: bytes.count, now: world.now) {
+        guard let source = addresses.first(where: { $0.isV4 == remote.address.isV4 }),
+          let port = port(of: segment.carrier.socket)
+        else { continue }
+        if let words = watch.sent(
+          to: remote.address, bytes: bytes.count,
+          isVouchedFor: world.vouched.contains(remote.address), now: world.now)
+        {
           world.violation("\(name): \(words)")
         }
         world.transmit(Endpoint(source, port), remote, bytes, from: index)

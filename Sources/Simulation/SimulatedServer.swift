@@ -32,9 +32,21 @@ package final class SimulatedServer {
   /// The most bytes that ever waited in the router.
   package private(set) var highestQueue = 0
 
+  /// Answers datagrams to the server's addresses, on whatever port: what to
+  /// send back, and from which of its endpoints. nil: nobody listens.
+  package var datagramHandler:
+    ((_ bytes: [UInt8], _ from: Endpoint, _ to: Endpoint) -> [(from: Endpoint, bytes: [UInt8])])?
+
   static let token: UInt64 = 7_001_002_003
   static let verifier = LoginVerifier(token: token, cost: .cheap)
-  static let endpoint = Endpoint(IPAddress(192, 0, 2, 1), 27_183)
+  package static let endpoint = Endpoint(IPAddress(192, 0, 2, 1), 27_183)
+  /// For RFC 5780's tests with two addresses; a handler need not use it.
+  package static let secondAddress = IPAddress(192, 0, 2, 2)
+  package static let addressV6 = IPAddress(high: 0x2001_0db8_0002_0000, low: 1)
+  package static let secondAddressV6 = IPAddress(high: 0x2001_0db8_0002_0000, low: 2)
+  package static let addresses = [endpoint.address, secondAddress, addressV6, secondAddressV6]
+  /// `-stun-udp1`, `-stun-udp2` (spec/inp2p.md).
+  package static let datagramPorts: [UInt16] = [27_182, 27_183]
   /// Frames of one message of a leg.
   static let messageBytes = 16 * 1024
 
@@ -117,6 +129,15 @@ package final class SimulatedServer {
     guard core != nil, pipe.serverProcess == process else { return }
     ready.append(pipe.id)
     drain()
+  }
+
+  func received(_ datagram: Datagram) {
+    guard core != nil, Self.datagramPorts.contains(datagram.destination.port),
+      let datagramHandler
+    else { return }
+    for answer in datagramHandler(datagram.bytes, datagram.source, datagram.destination) {
+      world.transmit(answer.from, datagram.source, answer.bytes, from: Network.server)
+    }
   }
 
   // MARK: Time

@@ -1,5 +1,7 @@
 /// Watches what one process sends to whom, at the wire: to an address from
-/// which nothing ever came, no more than the probe budget (DESIGN §2).
+/// which nothing ever came, no more than the probe budget; to one at which the
+/// server itself saw a node, as much as bounded birthday rounds take (DESIGN §2).
+/// The server is its owner's choice and no third party.
 
 #if canImport(Bytes)
   package import Bytes
@@ -9,7 +11,6 @@ package struct WireWatch {
   private struct Unanswered {
     var times: [Instant] = []
     var sizes: [Int] = []
-    var bytes = 0
   }
   private var heard: Set<IPAddress> = []
   private var unanswered: [IPAddress: Unanswered] = [:]
@@ -18,6 +19,10 @@ package struct WireWatch {
   static let packets = 20
   static let bytes = 3_000
   static let window = TimeAmount.seconds(10)
+  /// Two rounds of 1024 probes and of 256 sockets, then ten minutes of rest.
+  static let volleyPackets = 2 * (1_024 + 256)
+  static let volleyBytes = volleyPackets * 150
+  static let volleyWindow = TimeAmount.minutes(10)
 
   init() {}
 
@@ -30,21 +35,36 @@ package struct WireWatch {
     unanswered[address] = nil
   }
 
+  /// - Parameter isVouchedFor: the server saw a node at this address.
   /// - Returns: words when a limit is broken.
-  mutating func sent(to address: IPAddress, bytes: Int, now: Instant) -> String? {
-    guard !heard.contains(address), address != Attacker.address else { return nil }
+  mutating func sent(
+    to address: IPAddress, bytes: Int, isVouchedFor: Bool = false, now: Instant
+  ) -> String? {
+    guard !heard.contains(address), address != Attacker.address,
+      !SimulatedServer.addresses.contains(address)
+    else { return nil }
     var entry = unanswered[address, default: Unanswered()]
-    while let first = entry.times.first, now - first >= Self.window {
-      entry.bytes -= entry.sizes[0]
-      entry.times.removeFirst()
-      entry.sizes.removeFirst()
+    // What is older than both windows counts for neither.
+    let old = entry.times.prefix { now - $0 >= Self.volleyWindow }.count
+    if old > 0 {
+      entry.times.removeFirst(old)
+      entry.sizes.removeFirst(old)
     }
     entry.times.append(now)
     entry.sizes.append(bytes)
-    entry.bytes += bytes
     unanswered[address] = entry
-    guard entry.times.count > Self.packets || entry.bytes > Self.bytes else { return nil }
+    let window = isVouchedFor ? Self.volleyWindow : Self.window
+    var packets = 0
+    var sum = 0
+    for i in entry.times.indices.reversed() {
+      if now - entry.times[i] >= window { break }
+      packets += 1
+      sum += entry.sizes[i]
+    }
+    let (mostPackets, mostBytes) =
+      isVouchedFor ? (Self.volleyPackets, Self.volleyBytes) : (Self.packets, Self.bytes)
+    guard packets > mostPackets || sum > mostBytes else { return nil }
     return
-      "\(entry.times.count) packets and \(entry.bytes) bytes in 10 s to \(address), which never answered"
+      "\(packets) packets and \(sum) bytes in \(window.inSeconds) s to \(address), which never answered"
   }
 }

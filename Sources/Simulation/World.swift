@@ -15,6 +15,9 @@ package struct WorldStatistics: Sendable {
   package var duplicated: UInt64 = 0
   package var reordered: UInt64 = 0
   package var tooLong: UInt64 = 0
+  /// Dropped by home routers; of these and others those whose time to live ended.
+  package var blocked: UInt64 = 0
+  package var expired: UInt64 = 0
   package var pathChanges: UInt64 = 0
   package var sessions: UInt64 = 0
   package var kills: UInt64 = 0
@@ -33,6 +36,8 @@ package struct WorldStatistics: Sendable {
     a.duplicated += b.duplicated
     a.reordered += b.reordered
     a.tooLong += b.tooLong
+    a.blocked += b.blocked
+    a.expired += b.expired
     a.pathChanges += b.pathChanges
     a.sessions += b.sessions
     a.kills += b.kills
@@ -74,11 +79,16 @@ package final class World {
   package internal(set) var nodes: [SimulatedNode] = []
   package internal(set) var server: SimulatedServer!
   package internal(set) var conversations: [Conversation] = []
+  package internal(set) var plainHosts: [PlainHost] = []
   package var attacker = Attacker()
   /// One line per thing that happens; for one seed at a time.
   package var print: ((String) -> Void)?
   /// Logins refused; each makes its node wait a minute.
   var refusals = 0
+  var lastPublic: UInt32 = 0
+  /// Addresses of home routers at which the server saw a node; there a node
+  /// may be searched for by many ports.
+  var vouched: Set<IPAddress> = []
 
   private var queue = EventQueue<WorldEvent>()
   private var hash: UInt64 = 0xcbf2_9ce4_8422_2325
@@ -98,6 +108,7 @@ package final class World {
     start = now
     network = Network()
     server = SimulatedServer(world: self, settings: settings)
+    network.attach(host: Network.server, addresses: SimulatedServer.addresses, to: nil)
   }
 
   // MARK: Time
@@ -211,15 +222,16 @@ package final class World {
   // MARK: People
 
   /// A new machine with an agent that is not running yet.
+  /// - Parameter site: where it is; nil: directly in the internet.
   @discardableResult
   package func addNode(
-    name: String? = nil, addresses: [IPAddress], prefix: Int = 32
+    name: String? = nil, addresses: [IPAddress], prefix: Int = 32, site: Site? = nil
   ) -> SimulatedNode {
     let node = SimulatedNode(
       world: self, index: nodes.count, name: name ?? "node\(nodes.count)", addresses: addresses,
       prefix: prefix)
     nodes.append(node)
-    network.attach(host: node.index, addresses: addresses)
+    network.attach(host: node.index, addresses: addresses, to: site)
     return node
   }
 
