@@ -89,7 +89,7 @@ let package = Package(
     tests("Signaling", ["Bytes", "Crypto", "NAT", "Signaling"]),
     tests("Tunnels", ["Bytes", "Tunnels"]),
     tests("Simulation", ["Bytes", "Crypto", "NAT", "Mux", "NodeCore", "ServerCore", "Simulation"]),
-    tests("ServerCore", ["Bytes", "Crypto", "Relay", "Signaling", "ServerCore"]),
+    tests("ServerCore", ["Bytes", "Crypto", "NAT", "Relay", "Signaling", "ServerCore"]),
     tests("Reactor", ["Bytes", "Reactor"]),
     tests("TLS", ["Bytes", "TLS"]),
     tests("HTTP", ["Bytes", "HTTP"]),

@@ -3,6 +3,9 @@
 
 #if canImport(Bytes)
   package import Bytes
+  internal import NAT
+  internal import NodeCore
+  internal import STUN
 #endif
 
 extension SimulatedNode {
@@ -43,4 +46,55 @@ extension SimulatedNode {
 
   /// The site it is in; nil: directly in the internet.
   package var home: Site? { world.network.home(of: index) }
+}
+
+// MARK: What the node asks for
+
+extension SimulatedNode {
+  /// To a STUN port and back, by TCP.
+  static let stunRoundTrip = TimeAmount.milliseconds(40)
+
+  func setSTUNServers() {
+    let ports = SimulatedServer.datagramPorts
+    node?.setSTUNServers(
+      [SimulatedServer.endpoint.address, SimulatedServer.addressV6].map {
+        NATProbeServer($0, udp1: ports[0], udp2: ports[1], tcp: [27_180, 27_181])
+      }, now: world.now)
+  }
+
+  func openSockets(first: UInt32, count: Int) {
+    let opened = (first..<(first + UInt32(count))).map {
+      NATProbeSocket(number: $0, localPort: openSocket(number: $0))
+    }
+    node?.socketsOpened(first: first, opened, now: world.now)
+  }
+
+  func dialSTUN(_ connection: UInt32, _ endpoint: Endpoint) {
+    // Closed by a firewall: nothing comes back, and the node's own timer ends it.
+    guard home?.kind.tcpPorts?.contains(endpoint.port) ?? true else { return }
+    stunStreams[connection] = endpoint
+    later { node, now in node.stunConnected(connection, now: now) }
+  }
+
+  func sendSTUN(_ connection: UInt32, _ bytes: [UInt8]) {
+    guard let endpoint = stunStreams[connection], let seenAddress else { return }
+    let source = Endpoint(seenAddress, .random(in: Self.ephemeralPorts, using: &world.random))
+    guard let answer = world.server.answerStream(bytes, from: source, at: endpoint.port) else {
+      return
+    }
+    later { node, now in node.stunReceived(connection, answer.span.bytes, now: now) }
+  }
+
+  private func later(_ body: @escaping (Node, Instant) -> Void) {
+    let process = process
+    let index = index
+    world.after(Self.stunRoundTrip) { world in
+      let machine = world.nodes[index]
+      guard machine.process == process, let node = machine.node, !machine.isSuspended else {
+        return
+      }
+      body(node, world.now)
+      machine.drain()
+    }
+  }
 }

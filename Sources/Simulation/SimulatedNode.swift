@@ -54,6 +54,8 @@ package final class SimulatedNode {
   /// Flow → conversation and side.
   var flows: [FlowID: (number: Int, isNear: Bool)] = [:]
   var watch = WireWatch()
+  /// STUN connections and the endpoints they are for.
+  var stunStreams: [UInt32: Endpoint] = [:]
 
   static let socketV4: UInt32 = 1
   static let socketV6: UInt32 = 2
@@ -88,7 +90,10 @@ package final class SimulatedNode {
     mutations.apply(to: &settings)
     node = Node(settings: settings, records: disk, now: world.now)
     watch.restart()
+    sockets.removeAll()
+    stunStreams.removeAll()
     setNetwork()
+    setSTUNServers()
     connectSignal()
     drain()
   }
@@ -302,7 +307,8 @@ package final class SimulatedNode {
         {
           world.violation("\(name): \(words)")
         }
-        world.transmit(Endpoint(source, port), remote, bytes, from: index)
+        world.transmit(
+          Endpoint(source, port), remote, bytes, from: index, timeToLive: segment.timeToLive)
       case .relay:
         sendRelayed(segment.carrier, bytes)
       case .tcp:
@@ -340,10 +346,16 @@ package final class SimulatedNode {
       if let entry = flows.removeValue(forKey: flow) {
         world.conversations[entry.number].closed(isNear: entry.isNear)
       }
-    case .openSockets(let first, _, _):
-      node?.socketsOpened(first: first, [], now: world.now)
-    case .closeSocket, .dialSTUN, .sendSTUN, .hangUpSTUN:
-      break
+    case .openSockets(let first, let count, _):
+      openSockets(first: first, count: count)
+    case .closeSocket(let number):
+      closeSocket(number: number)
+    case .dialSTUN(let connection, let endpoint):
+      dialSTUN(connection, endpoint)
+    case .sendSTUN(let connection, let bytes):
+      sendSTUN(connection, bytes)
+    case .hangUpSTUN(let connection):
+      stunStreams[connection] = nil
     case .dialCarrier, .pong, .pingFailed:
       break
     case .store(let record):

@@ -6,6 +6,7 @@
   internal import Relay
   package import ServerCore
   internal import Signaling
+  internal import STUN
 #endif
 
 package final class SimulatedServer {
@@ -32,8 +33,12 @@ package final class SimulatedServer {
   /// The most bytes that ever waited in the router.
   package private(set) var highestQueue = 0
 
-  /// Answers datagrams to the server's addresses, on whatever port: what to
-  /// send back, and from which of its endpoints. nil: nobody listens.
+  private var responder = STUNResponder(
+    settings: STUNServerSettings(udp1: datagramPorts[0], udp2: datagramPorts[1]),
+    random: SeededRandom(testSeed: 0))
+
+  /// In place of the STUN responder: what to send back, and from which of the
+  /// server's endpoints.
   package var datagramHandler:
     ((_ bytes: [UInt8], _ from: Endpoint, _ to: Endpoint) -> [(from: Endpoint, bytes: [UInt8])])?
 
@@ -132,12 +137,27 @@ package final class SimulatedServer {
   }
 
   func received(_ datagram: Datagram) {
-    guard core != nil, Self.datagramPorts.contains(datagram.destination.port),
-      let datagramHandler
-    else { return }
+    guard core != nil, Self.datagramPorts.contains(datagram.destination.port) else { return }
+    guard let datagramHandler else {
+      let answer = responder.receive(
+        datagram.bytes.span.bytes, from: datagram.source, at: datagram.destination, over: .udp,
+        now: world.now)
+      if let answer {
+        world.transmit(answer.source, datagram.source, answer.bytes, from: Network.server)
+      }
+      return
+    }
     for answer in datagramHandler(datagram.bytes, datagram.source, datagram.destination) {
       world.transmit(answer.from, datagram.source, answer.bytes, from: Network.server)
     }
+  }
+
+  /// A STUN request on a connection of `source`'s; nil: no answer.
+  func answerStream(_ bytes: [UInt8], from source: Endpoint, at port: UInt16) -> [UInt8]? {
+    guard core != nil else { return nil }
+    return responder.receive(
+      bytes.span.bytes, from: source, at: Endpoint(Self.endpoint.address, port), over: .tcp,
+      now: world.now)?.bytes
   }
 
   // MARK: Time

@@ -1,4 +1,5 @@
 import Bytes
+import NAT
 import Crypto
 import ServerCore
 import Signaling

@@ -2,6 +2,7 @@
 /// Effects are carried out in order; `disk` holds what was stored, so that a
 /// test can kill the server after any effect and start another on it.
 import Bytes
+import NAT
 import Crypto
 import Relay
 import ServerCore
