@@ -93,6 +93,8 @@ package struct NATProbeReport: Equatable, Sendable {
   package var otherServer: Endpoint?
   /// Every mapping seen, in the order asked.
   package var observations: [NATObservation] = []
+
+  package init() {}
 }
 
 /// What asking for the mapping again has shown.
@@ -109,6 +111,12 @@ package struct NATRefresh: Equatable, Sendable {
   package var mapped: Endpoint?
   /// The outside address, or the kind of mapping, is another: facts are stale.
   package var wantsProbe: Bool
+
+  package init(outcome: Outcome, mapped: Endpoint?, wantsProbe: Bool) {
+    self.outcome = outcome
+    self.mapped = mapped
+    self.wantsProbe = wantsProbe
+  }
 }
 
 /// What a probe has to say.
