@@ -26,11 +26,18 @@ extension Scenario {
     let connected = world.now - calmBegan
     let isBack = world.run(for: settings.calm, checkEvery: .milliseconds(500)) { self.isBack($0) }
     let recovery = world.now - calmBegan
-    if !isBack { tellWhatIsMissing() }
-    if isBack, world.violations.isEmpty { checkRest() }
-    return ScenarioResult(
+    var areAllBack = isBack
+    if isBack, settings.homes {
+      isGuessing = true
+      areAllBack = world.run(for: settings.guessed, checkEvery: .seconds(1)) { self.isBack($0) }
+    }
+    if !areAllBack { tellWhatIsMissing() }
+    if areAllBack, world.violations.isEmpty { checkRest() }
+    var result = ScenarioResult(
       seed: world.seed, statistics: world.statistics, violations: world.violations,
       traceHash: world.traceHash, recovery: recovery, connected: connected)
+    if settings.homes { result.roads = countRoads() }
+    return result
   }
 
   /// Everything is mended; clocks may stay wrong.
@@ -39,6 +46,7 @@ extension Scenario {
     let count = world.nodes.count
     if !world.server.isRunning { world.server.start() }
     world.server.dieAfterEffects = nil
+    for site in world.network.sites { world.setDown(site, false) }
     for a in 0..<count {
       world.setUplinkCut(a, false)
       world.nodes[a].resume()
@@ -69,6 +77,9 @@ extension Scenario {
 
   private func isPairBack(_ a: Int, _ b: Int) -> Bool {
     let (one, other) = (world.nodes[a], world.nodes[b])
+    guard mustBeDirect(a, b) else {
+      return one.tier(to: other) != nil && other.tier(to: one) != nil
+    }
     // Direct wherever a direct road works, which now is everywhere.
     return one.isOnBestRoad(to: other) && other.isOnBestRoad(to: one)
   }
@@ -96,9 +107,10 @@ extension Scenario {
     for node in world.nodes where !node.isOnline { words.append("\(node.name) is not online") }
     for a in 0..<world.nodes.count {
       for b in 0..<world.nodes.count where a != b {
-        guard !world.nodes[a].isOnBestRoad(to: world.nodes[b]) else { continue }
+        guard !isPairBack(a, b), !world.nodes[a].isOnBestRoad(to: world.nodes[b]) else { continue }
         let tier = world.nodes[a].tier(to: world.nodes[b])
-        words.append("\(a)→\(b) is \(tier ?? "not connected")")
+        let homes = settings.homes ? " (\(homeWords(a)), \(homeWords(b)))" : ""
+        words.append("\(a)→\(b)\(homes) is \(tier ?? "not connected")")
         if let node = world.nodes[a].node {
           world.note("\(a)→\(b): \(node.diagnosis(of: world.nodes[b].name, now: world.now))")
         }
@@ -133,6 +145,9 @@ extension Scenario {
     if perNode > 3_000 { world.violation("\(perNode) events per node in 30 s of rest") }
     for conversation in world.conversations where conversation.dials > 1 {
       world.violation("conversation \(conversation.summary)")
+    }
+    for node in world.nodes where node.sockets.count > world.nodes.count {
+      world.violation("\(node.name): \(node.sockets.count) sockets left open")
     }
   }
 }

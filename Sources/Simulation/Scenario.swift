@@ -4,6 +4,7 @@
 
 #if canImport(Bytes)
   package import Bytes
+  internal import NAT
   internal import NodeCore
 #endif
 
@@ -16,8 +17,20 @@ package struct ScenarioSettings: Sendable {
   package var mutations = NodeMutations()
   /// Kinds of trouble that may happen; everything by default.
   package var troubles = Trouble.all
+  /// Everybody lives behind a router of some kind (`Scenario+Homes`).
+  package var homes = false
+  /// Pairs whose ports must be guessed have this long after everybody else is
+  /// back: a guess that failed waits ten minutes for the next.
+  package var guessed = TimeAmount.minutes(35)
 
   package init() {}
+
+  /// Ten nodes behind routers.
+  package static var inHomes: ScenarioSettings {
+    var settings = ScenarioSettings()
+    settings.homes = true
+    return settings
+  }
 }
 
 package struct Trouble: OptionSet, Sendable {
@@ -33,6 +46,8 @@ package struct Trouble: OptionSet, Sendable {
   package static let attacks = Trouble(rawValue: 128)
   package static let linkChanges = Trouble(rawValue: 256)
   package static let uplinkCuts = Trouble(rawValue: 512)
+  /// Reboots, new ports, new addresses, other timers; of homes only.
+  package static let routers = Trouble(rawValue: 1024)
   package static let all = Trouble(rawValue: .max)
 }
 
@@ -46,6 +61,26 @@ package struct ScenarioResult: Sendable {
   package var recovery: TimeAmount
   /// The same until every pair was connected at all.
   package var connected: TimeAmount
+  /// Pairs of nodes by the road they had in the end; of homes only.
+  package var roads = RoadCount()
+}
+
+package struct RoadCount: Sendable {
+  package var direct = 0
+  package var relayed = 0
+  /// Of the direct ones, those for which theory wants a guess.
+  package var guessed = 0
+  /// Relayed by theory, and yet direct.
+  package var lucky = 0
+
+  package init() {}
+
+  package static func += (a: inout RoadCount, b: RoadCount) {
+    a.direct += b.direct
+    a.relayed += b.relayed
+    a.guessed += b.guessed
+    a.lucky += b.lucky
+  }
 }
 
 package final class Scenario {
@@ -56,6 +91,10 @@ package final class Scenario {
   var stormEnds: Instant
   /// Pairs whose direct road is cut, and nodes that are away, by what cut them.
   var isStorm = true
+  /// What theory needs to know of each site (its carrier's router included).
+  var kinds: [Int: NATKind] = [:]
+  /// Pairs that only a guess can bring together are waited for as well.
+  var isGuessing = false
 
   package init(
     seed: UInt64, settings: ScenarioSettings = ScenarioSettings(),
@@ -109,9 +148,10 @@ package final class Scenario {
   }
 
   func setUp() {
-    let count = Int(world.pick(2...6))
-    for _ in 0..<count {
-      let node = world.addNode(addresses: freshAddresses())
+    if settings.homes { addHomes() }
+    let count = settings.homes ? world.nodes.count : Int(world.pick(2...6))
+    for index in 0..<count {
+      let node = settings.homes ? world.nodes[index] : world.addNode(addresses: freshAddresses())
       node.usesTLS = world.chance(0.5)
       node.uplinkSettings.delay = .milliseconds(world.pick(1...80))
       node.uplinkSettings.jitter = .milliseconds(world.pick(0...10))
@@ -126,7 +166,7 @@ package final class Scenario {
       }
     }
     for a in 0..<count {
-      for b in 0..<count where a != b {
+      for b in 0..<count where a != b && !sharesHome(a, b) {
         if world.chance(0.7), b < a {
           // Most roads are the same both ways.
           let link = world.network.settings(from: b, to: a)
@@ -226,6 +266,10 @@ package final class Scenario {
 
   func trouble() {
     let allowed = settings.troubles
+    if settings.homes, allowed.contains(.routers), world.chance(0.4) {
+      troubleAtHome()
+      return
+    }
     let index = anyNode()
     let node = world.nodes[index]
     switch world.pick(0...11) {
@@ -250,7 +294,7 @@ package final class Scenario {
     case 5 where allowed.contains(.legResets):
       node.resetLeg()
     case 6 where allowed.contains(.moves):
-      node.move(to: freshAddresses())
+      if settings.homes { moveHome(node) } else { node.move(to: freshAddresses()) }
     case 7 where allowed.contains(.clocks):
       let year: Int64 = 31_557_600_000_000_000
       node.wallOffset = [-10 * year, 70 * year, 0, -5_000_000_000][Int(world.pick(0...3))]

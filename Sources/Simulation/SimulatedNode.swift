@@ -414,10 +414,11 @@ extension SimulatedNode {
     guard let status = node?.status(of: other.name, now: world.now), let tier = status.tier else {
       return false
     }
-    if tier == .udpDirect { return true }
+    if tier == .udpDirect || tier == .udpPunch { return true }
     guard let used = status.paths.first(where: \.isPrimary) else { return false }
     return status.paths.contains {
-      $0.tier == .udpDirect && $0.state == .up && $0.cost * 100 >= used.cost * 85 - 1_000_000
+      ($0.tier == .udpDirect || $0.tier == .udpPunch) && $0.state == .up
+        && $0.cost * 100 >= used.cost * 85 - 1_000_000
     }
   }
 }
