@@ -29,8 +29,9 @@ package enum PunchTheory {
     case (true, true): return .punched
     case (true, false): return meets(fixed: a, moving: b)
     case (false, true): return meets(fixed: b, moving: a)
-    case (false, false):
-      return isSequential(a) && isSequential(b) ? .guessed : .relayed
+    // Each guess at a moving port moves the guesser's own: no pair of guesses
+    // meets, whatever the allocators.
+    case (false, false): return .relayed
     }
   }
 
@@ -44,10 +45,4 @@ package enum PunchTheory {
   /// destination (peer-reflexive). Otherwise the port must be guessed.
   private static func meets(fixed: NATKind, moving: NATKind) -> ExpectedRoad {
     fixed.filtering == .addressDependent && !fixed.isDouble ? .punched : .guessed
-  }
-
-  private static func isSequential(_ kind: NATKind) -> Bool {
-    if case .sequential = kind.allocator { return true }
-    return false
-  }
-}
+  }}

@@ -109,17 +109,26 @@ extension Node {
 
   /// The network changed: what was known of the way out is void.
   func networkChangedWayOut(now: Instant) {
-    for index in waysOut.indices { startProbe(index, now: now) }
+    for index in waysOut.indices {
+      waysOut[index].mapped = nil
+      startProbe(index, now: now)
+    }
   }
 
   /// Asks for the mappings again when they may have gone; the answer is
   /// announced when it is another.
-  func refreshMappings(now: Instant) {
+  /// - Returns: whether anything is asked now.
+  @discardableResult
+  func refreshMappings(now: Instant) -> Bool {
+    var isAsking = false
     for index in waysOut.indices
     where now - waysOut[index].askedAt > NodeLimits.mappingMemory {
       guard waysOut[index].probe?.refresh(now: now) == true else { continue }
       waysOut[index].askedAt = now
+      drainProbe(index, now: now)
+      isAsking = true
     }
+    return isAsking
   }
 
   private func startProbe(_ index: Int, now: Instant) {
@@ -205,6 +214,10 @@ extension Node {
       case .finished(let report):
         finishedProbe(index, report, now: now)
       case .refreshed(let refresh):
+        for peer in peers where !peer.isRemoved && peer.meetAt != nil {
+          peer.meetAt = nil
+          meet(peer, now: now)
+        }
         if refresh.wantsProbe { startProbe(index, now: now) }
       }
     }
@@ -237,9 +250,11 @@ extension Node {
   /// Tells everybody who is trying to reach us directly.
   func candidatesChanged(now: Instant) {
     guard isOnline else { return }
+    reportAgain(now: now)
     for peer in peers where !peer.isRemoved && peer.lastSession != 0 {
       guard !peer.paths.hasDirectPath else { continue }
       announceCandidates(to: peer)
+      peer.paths.hastenPunch(now: now)
     }
   }
 

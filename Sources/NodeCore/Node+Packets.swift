@@ -224,9 +224,9 @@ extension Node {
     while true {
       guard batch.freeCapacity >= Node.batchReserve else { return false }
       guard let probe = peer.paths.pollProbe(budget: &budget, now: now) else { break }
-      sealUnnumbered(peer, probe.carrier, size: probe.size, into: batch, now: now) {
-        probe.write(into: &$0)
-      }
+      sealUnnumbered(
+        peer, probe.carrier, size: probe.size, timeToLive: probe.timeToLive, into: batch, now: now
+      ) { probe.write(into: &$0) }
     }
     sendPings(to: peer, into: batch, now: now)
     for lane in peer.mux.pendingLanes where lane != peer.paths.primary {
@@ -319,11 +319,13 @@ extension Node {
   }
 
   private func sealUnnumbered(
-    _ peer: Peer, _ carrier: Carrier, size: Int, into batch: TransmitBatch, now: Instant,
-    _ body: (inout OutputRawSpan) -> Void
+    _ peer: Peer, _ carrier: Carrier, size: Int, timeToLive: UInt8 = 0,
+    into batch: TransmitBatch, now: Instant, _ body: (inout OutputRawSpan) -> Void
   ) {
     if carrier.kind == .relay, leg?.connection != carrier.socket { return }
-    batch.append(carrier: carrier, limit: PathSizes.sealed(size)) { output in
+    batch.append(
+      carrier: carrier, limit: PathSizes.sealed(size), timeToLive: timeToLive
+    ) { output in
       _ = keeper.seal(peer.handle, into: &output, now: now, body)
     }
   }

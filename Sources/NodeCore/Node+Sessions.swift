@@ -339,7 +339,12 @@ extension Node {
         break
       case .wantsPunch:
         if isOnline, peer.isOnline {
-          meet(peer, now: now)
+          // Where our NAT has put us must be known before the peer is told.
+          if refreshMappings(now: now) {
+            peer.meetAt = now + PathTunables.mappingWait
+          } else {
+            meet(peer, now: now)
+          }
         } else {
           peer.paths.punch(at: now, now: now)
         }

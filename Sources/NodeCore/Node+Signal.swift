@@ -284,7 +284,8 @@ extension Node {
     ReportBasic(
       os: settings.os, version: settings.version, incarnation: settings.incarnation,
       nat: natFacts, port: settings.port,
-      interfaces: localAddresses.prefix(SignalLimits.candidates).map(\.address), offers: offers)
+      interfaces: localAddresses.prefix(SignalLimits.candidates).map(\.address),
+      candidates: reflexiveCandidates, offers: offers)
   }
 
   private var offers: [SignalledOffer] {

@@ -208,6 +208,7 @@ package final class Node {
     var next = min(peer.mux.nextDeadline, peer.paths.nextDeadline)
     if let at = peer.hello.sendAt, peer.connectedSince != nil { next = min(next, at) }
     if let at = peer.initiateAt { next = min(next, at) }
+    if let at = peer.meetAt { next = min(next, at) }
     if let dead = peer.deadSince {
       if peer.mux.openStreamCount > 0, !peer.hasLingered {
         next = min(next, dead + NodeLimits.linger)
@@ -239,6 +240,10 @@ package final class Node {
       touch(peer)
     }
     if let at = peer.hello.sendAt, at <= now, peer.connectedSince != nil { touch(peer) }
+    if let at = peer.meetAt, at <= now {
+      peer.meetAt = nil
+      meet(peer, now: now)
+    }
     if let at = peer.initiateAt, at <= now {
       peer.initiateAt = nil
       if !keeper.canSeal(peer.handle, now: now) { keeper.initiate(peer.handle, now: now) }

@@ -50,6 +50,8 @@ final class Peer {
   // Meeting
   var meeting = Meeting.none
   var lastAsked = Instant.distantPast
+  /// A meeting that waits for STUN's answer.
+  var meetAt: Instant?
   /// The server's number of the last meeting; candidates go under it. 0 = none.
   var lastSession: UInt64 = 0
   var channel: UInt32 = 0

@@ -94,11 +94,18 @@ package enum PathTunables {
   package static let openerTimeToLive: UInt8 = 2
   /// An agreed start further away than this is not believed.
   package static let startHorizon = TimeAmount.seconds(2)
+  /// After a change of the network an agreed start waits for STUN's answer,
+  /// but no longer than this.
+  package static let mappingWait = TimeAmount.milliseconds(600)
+  /// Candidates named so long after the agreed start still belong to it.
+  package static let punchSpan = TimeAmount.seconds(10)
   // Guessing of ports, offsets from the agreed start.
   package static let predictionDelay = TimeAmount.milliseconds(300)
   package static let birthdayDelay = TimeAmount.milliseconds(700)
   /// The fixed end begins later: the moving end's holes must be open.
   package static let fixedEndDelay = TimeAmount.milliseconds(200)
+  /// So long the packets of the moving end die behind its own NAT.
+  package static let movingEndHides = TimeAmount.seconds(3)
   package static let guessRoundGap = TimeAmount.milliseconds(3_500)
   package static let guessBurst = 16
   package static let guessPace = TimeAmount.milliseconds(12)

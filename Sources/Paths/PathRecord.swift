@@ -99,9 +99,9 @@ struct PathRecord: Sendable {
     streamSize = StreamPacketSize(isRelay: carrier.kind == .relay, limit: packetLimit)
   }
 
-  /// A NAT of the peer stands before it: it must not hear us before it has
-  /// sent to us itself.
-  var needsOpeners: Bool { kind == .serverReflexive && source == .signalled }
+  /// A NAT of the peer stands before it, which must not hear us before the
+  /// peer has sent to us itself: pings wait for the openers of both ends.
+  var isBehindNAT: Bool { kind == .serverReflexive && source == .signalled }
 
   var isUp: Bool { state == .up }
   var isDatagram: Bool { carrier.kind == .udp }

@@ -109,7 +109,7 @@ extension PeerPaths {
           records[i].bytesSent &+= UInt64(bytes)
         }
       } else if primary == nil || !firstTry {
-        if records[i].needsOpeners, hasRelay, !isLate { continue }
+        if records[i].isBehindNAT, hasRelay, !isLate { continue }
         guard maySend(i, bytes: bytes, budget: &budget, now: now) == .yes else {
           counters.initiationsWithheld &+= 1
           continue
@@ -222,6 +222,13 @@ extension PeerPaths {
   mutating func startRound(_ i: Int, now: Instant) {
     guard !records[i].isUp else { return }
     // A lost path is asked now, not after its first wait.
+    if records[i].isBehindNAT, now - punchStart >= PathTunables.punchSpan {
+      // Alone we would only spoil the next agreed start (see `isBehindNAT`).
+      records[i].state = .resting
+      records[i].wantsPing = false
+      records[i].nextAction = .distantFuture
+      return
+    }
     let start = max(now, records[i].earliestPing)
     records[i].roundProbes = records[i].state == .lost ? 1 : 0
     records[i].roundStart = start

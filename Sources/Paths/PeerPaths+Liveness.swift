@@ -65,6 +65,11 @@ extension PeerPaths {
         Int64(records[i].rounds), now)
     }
     let waits = PathTunables.roundWaits
+    if records[i].isBehindNAT {
+      // The next agreed start asks it again.
+      records[i].nextAction = .distantFuture
+      return true
+    }
     var wait = waits[min(records[i].rounds, waits.count) - 1]
     // With a direct UDP path there is little to win.
     if let primary, let tier = tier(of: primary), tier <= records[i].tier {

@@ -114,7 +114,8 @@ extension PeerPaths {
       setPathAction(i, now: now)
     }
     return PathProbe(
-      carrier: records[i].carrier, message: .ping(challenge: challenge, size: size), size: size)
+      carrier: records[i].carrier, message: .ping(challenge: challenge, size: size), size: size,
+      timeToLive: staysAtHome(i, now: now) ? openerTimeToLive : 0)
   }
 
   /// Full-size probes: only on proven paths.

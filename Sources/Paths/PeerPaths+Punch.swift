@@ -30,6 +30,8 @@ struct PortGuess: Sendable {
   var openSockets: [UInt32] = []
   var roundsLeft = PathLimits.guessRounds
   var isWaitingForSockets = false
+  /// Packets that may leave now.
+  var burst = 0
   /// The next burst, the next round, or the end.
   var nextAction: Instant
   var endsAt: Instant
@@ -77,10 +79,14 @@ extension PeerPaths {
     refreshDeadline(now)
   }
 
-  /// Starts a round at a candidate; openers first where a NAT stands before it.
+  /// Starts a round at a candidate, with openers for our own NAT; where one of
+  /// the peer's stands before it, pings wait for them.
   mutating func begin(_ i: Int, now: Instant) {
     guard !records[i].isUp else { return }
-    if records[i].needsOpeners {
+    if records[i].isDatagram, records[i].source == .signalled,
+      now - punchStart < PathTunables.punchSpan,
+      !isOnOurLink(records[i].carrier.remote.address)
+    {
       let start = max(now, punchStart)
       let isUnderWay = openers.contains { $0.carrier == records[i].carrier }
       if !isUnderWay, openers.count + PathTunables.openers.count <= PathLimits.pendingOpeners {
@@ -88,10 +94,22 @@ extension PeerPaths {
           openers.append(PendingOpener(carrier: records[i].carrier, at: start + offset))
         }
       }
-      records[i].earliestPing = start + PathTunables.openerLead
-      if hasSession, !hasDirectPath { planGuess(records[i].carrier.remote, now: now) }
+      if records[i].isBehindNAT { records[i].earliestPing = start + PathTunables.openerLead }
+      if hasSession, !hasDirectPath { planGuess(i, now: now) }
     }
     startRound(i, now: now)
+  }
+
+  /// No router of ours stands before it.
+  private func isOnOurLink(_ address: IPAddress) -> Bool {
+    address.isLoopback || context.localPrefixes.contains { $0.contains(address) }
+  }
+
+  /// What a punch needs is known now: ask for it without waiting longer.
+  package mutating func hastenPunch(now: Instant) {
+    guard hasSession, punchAgainAt < .distantFuture else { return }
+    punchAgainAt = now
+    refreshDeadline(now)
   }
 
   private var nextPunchWait: TimeAmount {
@@ -151,14 +169,28 @@ extension PeerPaths {
     return nil
   }
 
+  /// Our outside port cannot be known, so the peer has to hit it: what we send
+  /// first only opens it and must not reach the peer's NAT, which would take
+  /// its own port away from the answer (RECIPES R10, "masq-open").
+  func staysAtHome(_ i: Int, now: Instant) -> Bool {
+    guard !records[i].isUp, records[i].source == .signalled, guessRole == .moving,
+      records[i].lastHeard < punchStart
+    else { return false }
+    return now - punchStart < PathTunables.movingEndHides
+  }
+
   /// Lets nobody in from a port it has not sent to, as far as we know.
   private func isStrict(_ nat: NATFacts) -> Bool {
     nat.filtering == .addressAndPortDependent || nat.filtering == .unknown
   }
 
-  /// Plans a guess beside the round at a reflexive candidate of the peer.
-  mutating func planGuess(_ reflexive: Endpoint, now: Instant) {
-    guard let role = guessRole, reflexive.address == context.serverSeesPeer else { return }
+  /// Plans a guess beside the round at a candidate with the address at which
+  /// the server sees the peer.
+  mutating func planGuess(_ i: Int, now: Instant) {
+    let reflexive = records[i].carrier.remote
+    guard let role = guessRole, records[i].isDatagram, records[i].source == .signalled,
+      reflexive.address == context.serverSeesPeer
+    else { return }
     if var running = guess {
       // A newer mapping of an allocator that counts: begin again from there.
       guard running.role == .fixed, peerNAT.allocatorStep != 0, running.target != reflexive
@@ -208,7 +240,6 @@ extension PeerPaths {
       endGuess(failed: true, now: now)
       return
     }
-    // Bursts are taken by `nextGuess`; here only what waits for sockets.
     if running.role == .moving, running.openSockets.isEmpty {
       if !running.isWaitingForSockets {
         running.isWaitingForSockets = true
@@ -216,8 +247,12 @@ extension PeerPaths {
           .wantsSockets(count: PathLimits.birthdaySockets, isV4: running.address.isV4))
       }
       running.nextAction = running.endsAt
-      guess = running
+    } else {
+      // What `nextGuess` cannot send now (no keys) must not keep us awake.
+      running.burst = PathTunables.guessBurst
+      running.nextAction = min(now + PathTunables.guessPace, running.endsAt)
     }
+    guess = running
   }
 
   /// The sockets asked for with `wantsSockets`; fewer are fine, none ends it.
@@ -238,9 +273,8 @@ extension PeerPaths {
   /// The next ping of a guess. Its answer is not waited for: whoever it
   /// reaches asks back, and that is a candidate like any other.
   mutating func nextGuess(budget: inout ProbeBudget, now: Instant) -> PathProbe? {
-    guard var running = guess, now >= running.nextAction, now < running.endsAt else { return nil }
+    guard var running = guess, running.burst > 0 else { return nil }
     let isMoving = running.role == .moving
-    if isMoving, running.openSockets.isEmpty { return nil }
     if running.ports.isEmpty, running.sockets.isEmpty {
       guard startGuessRound(&running, budget: &budget, now: now) else {
         guess = running
@@ -259,18 +293,21 @@ extension PeerPaths {
       carrier = .udp(socket: socket, remote: Endpoint(running.address, port))
       left = running.ports.count
     }
+    running.burst -= 1
     if left == 0 {
+      running.burst = 0
       running.nextAction =
-        running.roundsLeft > 0 ? now + PathTunables.guessRoundGap : running.endsAt
-    } else if left % PathTunables.guessBurst == 0 {
-      running.nextAction = now + PathTunables.guessPace
+        running.roundsLeft > 0
+        ? min(now + PathTunables.guessRoundGap, running.endsAt) : running.endsAt
     }
     counters.guessesSent &+= 1
     guess = running
     refreshDeadline(now)
     return PathProbe(
       carrier: carrier, message: .ping(challenge: random.next(), size: PathMessage.shortestPing),
-      size: PathMessage.shortestPing)
+      size: PathMessage.shortestPing,
+      timeToLive: isMoving && now - punchStart < PathTunables.movingEndHides
+        ? openerTimeToLive : 0)
   }
 
   /// - Returns: false when this address has had enough, or the rounds are over.
@@ -278,6 +315,7 @@ extension PeerPaths {
     _ running: inout PortGuess, budget: inout ProbeBudget, now: Instant
   ) -> Bool {
     guard running.roundsLeft > 0 else {
+      running.burst = 0
       running.nextAction = running.endsAt
       return false
     }
@@ -290,6 +328,7 @@ extension PeerPaths {
       note(
         .guessLimited, .udp(socket: 0, remote: running.target), lane: nil, Int64(count), 0, now)
       running.roundsLeft = 0
+      running.burst = 0
       running.nextAction = running.endsAt
       return false
     }
@@ -304,7 +343,7 @@ extension PeerPaths {
 
   /// The socket of ours that the peer's reflexive candidates are asked from.
   private var reflexiveSocket: UInt32? {
-    records.first { $0.needsOpeners }?.carrier.socket
+    records.first { $0.isBehindNAT }?.carrier.socket
   }
 
   mutating func endGuess(failed: Bool, now: Instant) {

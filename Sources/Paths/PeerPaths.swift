@@ -108,7 +108,7 @@ package struct PeerPaths: Sendable {
       if !hasDirectPath { punchAgainAt = min(punchAgainAt, now + PathTunables.roundWaits[0]) }
       for i in records.indices where !records[i].isUp {
         startRound(i, now: now)
-        if records[i].needsOpeners { planGuess(records[i].carrier.remote, now: now) }
+        planGuess(i, now: now)
       }
     }
     if let carrier {
@@ -166,6 +166,8 @@ package struct PeerPaths: Sendable {
     note(reason, .udp(socket: 0, remote: .none), lane: nil, Int64(records.count), 0, now)
     isLetGo = false
     punchTries = 0
+    // Our own new mapping has to be found out first.
+    if hasSession { punchAgainAt = now + PathTunables.mappingWait }
     for i in records.indices {
       if records[i].isUp {
         records[i].wantsPing = records[i].unanswered == 0

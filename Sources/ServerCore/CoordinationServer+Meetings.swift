@@ -249,7 +249,7 @@ extension CoordinationServer {
     let receiver = meeting.member(side)
     var result: [SignalledCandidate] = []
     for candidate in meeting.candidates[1 - side]
-      + knownCandidates(peer, told: meeting.candidates[1 - side])
+      + knownCandidates(peer)
     where !result.contains(candidate) && result.count < SignalLimits.candidates {
       if CandidateRule.allows(candidate, of: peer.facts, to: receiver.facts) {
         result.append(candidate)
@@ -262,17 +262,16 @@ extension CoordinationServer {
 
   /// From the report: its interfaces and its port; and the address the server
   /// sees, where a port forwarding or a port-preserving NAT may lead to it,
-  /// unless the node itself has `told` where its NAT puts it.
-  private func knownCandidates(
-    _ member: ServerMember, told: [SignalledCandidate]
-  ) -> [SignalledCandidate] {
+  /// unless the node itself has found out where its NAT puts it.
+  private func knownCandidates(_ member: ServerMember) -> [SignalledCandidate] {
     guard member.hasReported, member.report.port != 0 else { return [] }
     var result = member.report.interfaces.map {
       SignalledCandidate(
         kind: .host, transport: .udp, endpoint: Endpoint($0, member.report.port))
     }
     let seen = member.seenAt.address
-    let isTold = told.contains {
+    result += member.report.candidates
+    let isTold = result.contains {
       $0.kind == .serverReflexive && $0.transport == .udp && $0.endpoint.address.isV4 == seen.isV4
     }
     if !seen.isUnspecified, !isTold, !member.report.interfaces.contains(seen) {

@@ -49,6 +49,7 @@ extension ClientEnvelope {
       out.nat(report.nat)
       out.bytes.appendUInt16(report.port)
       out.list(report.interfaces) { out, address in out.address(address) }
+      out.list(report.candidates) { out, candidate in out.candidate(candidate) }
       out.list(report.offers) { out, offer in out.offer(offer) }
     case .heartbeat:
       out.begin(MessageType.heartbeat)
@@ -345,10 +346,10 @@ extension ByteReader {
       guard let address = address() else { return nil }
       interfaces.append(address)
     }
-    guard let offers = offers() else { return nil }
+    guard let candidates = candidates(), let offers = offers() else { return nil }
     return ReportBasic(
       os: os, version: version, incarnation: incarnation, nat: nat, port: port,
-      interfaces: interfaces, offers: offers)
+      interfaces: interfaces, candidates: candidates, offers: offers)
   }
   fileprivate mutating func connect() -> ConnectRequest? {
     guard let peer = string16(limit: SignalLimits.name), let candidates = candidates(),

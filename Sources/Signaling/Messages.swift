@@ -117,11 +117,13 @@ package struct ReportBasic: Hashable, Sendable {
   /// UDP and TCP port for direct connections.
   package var port: UInt16
   package var interfaces: [IPAddress]
+  /// Where it can be reached besides: reflexive, mapped by a router.
+  package var candidates: [SignalledCandidate]
   package var offers: [SignalledOffer]
 
   package init(
     os: String, version: String, incarnation: UInt64, nat: NATFacts, port: UInt16,
-    interfaces: [IPAddress], offers: [SignalledOffer]
+    interfaces: [IPAddress], candidates: [SignalledCandidate] = [], offers: [SignalledOffer]
   ) {
     self.os = os
     self.version = version
@@ -129,6 +131,7 @@ package struct ReportBasic: Hashable, Sendable {
     self.nat = nat
     self.port = port
     self.interfaces = interfaces
+    self.candidates = candidates
     self.offers = offers
   }
 }

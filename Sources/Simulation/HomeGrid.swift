@@ -93,6 +93,11 @@ extension GridCell {
     result.farTier = other.tier(to: one)
     result.firstByte = stream.firstByteAt.map { $0 - began }
     result.violations = world.violations
+    if let print, !result.isAsExpected {
+      for (node, peer) in [(one, other), (other, one)] {
+        for line in node.roads(to: peer) { print("\(node.name): \(line)") }
+      }
+    }
     if stream.isOver { result.violations.append("the stream ended: \(stream.nearState)") }
     return result
   }

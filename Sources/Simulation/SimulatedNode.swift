@@ -401,6 +401,13 @@ package final class SimulatedNode {
 extension SimulatedNode {
   package var isOnline: Bool { node?.isOnline == true }
 
+  /// Every road tried to another node, for people who look for a fault.
+  package func roads(to other: SimulatedNode) -> [String] {
+    (node?.status(of: other.name, now: world.now)?.paths ?? []).map { path in
+      "\(path.carrier) socket \(path.carrier.socket) \(path.kind.rawValue) \(path.source.rawValue) \(path.state.rawValue): sent \(path.probesSent), answered \(path.probesAnswered), \(path.bytesReceived) bytes in, \(path.reason.rawValue)"
+    }
+  }
+
   /// The code of the tier in use to another node ("udp-direct"); nil without a path.
   package func tier(to other: SimulatedNode) -> String? {
     node?.status(of: other.name, now: world.now)?.tier?.code

@@ -19,8 +19,9 @@ package struct WireWatch {
   static let packets = 20
   static let bytes = 3_000
   static let window = TimeAmount.seconds(10)
-  /// Two rounds of 1024 probes and of 256 sockets, then ten minutes of rest.
-  static let volleyPackets = 2 * (1_024 + 256)
+  /// Two rounds of 1024 probes and of 256 sockets, then ten minutes of rest;
+  /// besides what any address may get.
+  static let volleyPackets = 2 * (1_024 + 256) + 60 * packets
   static let volleyBytes = volleyPackets * 150
   static let volleyWindow = TimeAmount.minutes(10)
 

@@ -36,6 +36,7 @@ import Testing
     }
     #expect(PunchTheory.expected(.symmetricRandom, .symmetricRandom) == .relayed)
     #expect(PunchTheory.expected(.symmetricRandom, .symmetricSequential) == .relayed)
+    #expect(PunchTheory.expected(.symmetricSequential, .symmetricSequential) == .relayed)
   }
 
   @Test func withoutUDPOrACommonFamilyThereIsTheRelay() {

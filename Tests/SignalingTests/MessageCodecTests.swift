@@ -21,7 +21,8 @@ enum SampleMessages {
     .report(
       ReportBasic(
         os: "linux", version: "0.1.0", incarnation: 77, nat: nat, port: 4001,
-        interfaces: [IPAddress("10.1.2.3")!, IPAddress("fe80::1")!], offers: [offer])),
+        interfaces: [IPAddress("10.1.2.3")!, IPAddress("fe80::1")!], candidates: [candidate],
+        offers: [offer])),
     .heartbeat,
     .connect(
       ConnectRequest(
