@@ -88,6 +88,9 @@ package struct NATFacts: Hashable, Sendable {
     }
   }
 
+  /// Its own outside endpoint, and everybody is heard there.
+  package var isOpen: Bool { mapping == .none && filtering == .endpointIndependent }
+
   /// Outside ports cannot be known beforehand.
   package var isSymmetric: Bool {
     mapping == .addressDependent || mapping == .addressAndPortDependent

@@ -41,6 +41,8 @@ struct PathRecord: Sendable {
   /// While unproven: what we sent to a learnt address, what it sent us.
   var unprovenSent = 0
   var unprovenReceived = 0
+  /// Of what it sent us, what went back beyond the probe budget.
+  var answersSent = 0
 
   // Liveness of a path that is up.
   var lastHeard = Instant.distantPast

@@ -58,6 +58,13 @@ extension PeerPaths {
     }
     let address = records[i].carrier.remote.address
     guard budget.take(address, bytes: bytes, now: now) else {
+      // What it sent us itself it may get back, as a learnt address may.
+      if !isLearnt,
+        records[i].answersSent + bytes <= records[i].unprovenReceived * PathLimits.learntFactor
+      {
+        records[i].answersSent += bytes
+        return .yes
+      }
       return .budget(budget.nextFree(address, now: now))
     }
     records[i].unprovenSent += bytes

@@ -70,6 +70,11 @@ extension PeerPaths {
   /// is asked anew, those behind a NAT after openers.
   package mutating func punch(at start: Instant, now: Instant) {
     noteTime(now)
+    if isLetGo {
+      // The peer wants something.
+      lastActivity = now
+      awaken(now: now)
+    }
     punchStart = min(max(start, now), now + PathTunables.startHorizon)
     punchAgainAt = hasDirectPath ? .distantFuture : punchStart + nextPunchWait
     note(.punchStarted, .udp(socket: 0, remote: .none), lane: nil, Int64(punchTries), 0, now)
@@ -84,7 +89,7 @@ extension PeerPaths {
   mutating func begin(_ i: Int, now: Instant) {
     guard !records[i].isUp else { return }
     if records[i].isDatagram, records[i].source == .signalled,
-      now - punchStart < PathTunables.punchSpan,
+      now - punchStart < PathTunables.punchSpan, !localNAT.isOpen,
       !isOnOurLink(records[i].carrier.remote.address)
     {
       let start = max(now, punchStart)

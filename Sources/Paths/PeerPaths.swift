@@ -307,9 +307,11 @@ package struct PeerPaths: Sendable {
     // Openers need no keys.
     var next = nextOpening
     if hasSession {
-      next = min(next, min(choiceAt, punchAgainAt))
-      if !isLetGo { next = min(next, dormantAt) }
-      if let guess { next = min(next, guess.nextAction) }
+      next = min(next, choiceAt)
+      if !isLetGo {
+        next = min(next, min(dormantAt, punchAgainAt))
+        if let guess { next = min(next, guess.nextAction) }
+      }
       for record in records { next = min(next, record.nextAction) }
     }
     deadline = next
