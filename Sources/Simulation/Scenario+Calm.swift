@@ -29,7 +29,10 @@ extension Scenario {
     var areAllBack = isBack
     if isBack, settings.homes {
       isGuessing = true
-      areAllBack = world.run(for: settings.guessed, checkEvery: .seconds(1)) { self.isBack($0) }
+      areAllBack = world.run(for: settings.guessed, checkEvery: .seconds(1)) { _ in
+        self.unguessed.removeAll { self.isDirect($0, $1) }
+        return self.unguessed.isEmpty && self.world.conversations.allSatisfy(\.isOver)
+      }
     }
     if !areAllBack { tellWhatIsMissing() }
     if areAllBack, world.violations.isEmpty { checkRest() }
@@ -55,6 +58,7 @@ extension Scenario {
         world.network.changeOneWay(from: a, to: b) { $0.isCut = false }
       }
     }
+    if settings.homes { unguessed = pairsToGuess() }
     // Somebody wants every pair, and wants it now and then.
     for a in 0..<count {
       for b in 0..<count where a < b {
@@ -65,7 +69,8 @@ extension Scenario {
 
   private func askNowAndThen(_ a: Int, _ b: Int) {
     world.after(.milliseconds(world.pick(0...3_000))) { [self] world in
-      guard !isPairBack(a, b) else { return }
+      let isUnguessed = unguessed.contains { $0 == (a, b) } && !isDirect(a, b)
+      guard isUnguessed || !isGuessing && !isPairBack(a, b) else { return }
       if world.nodes[a].isOnline {
         var script = ApplicationScript()
         script.bytes = 100
@@ -107,7 +112,9 @@ extension Scenario {
     for node in world.nodes where !node.isOnline { words.append("\(node.name) is not online") }
     for a in 0..<world.nodes.count {
       for b in 0..<world.nodes.count where a != b {
-        guard !isPairBack(a, b), !world.nodes[a].isOnBestRoad(to: world.nodes[b]) else { continue }
+        guard isGuessing ? unguessed.contains(where: { $0 == (a, b) }) : !isPairBack(a, b) else {
+          continue
+        }
         let tier = world.nodes[a].tier(to: world.nodes[b])
         let homes = settings.homes ? " (\(homeWords(a)), \(homeWords(b)))" : ""
         words.append("\(a)→\(b)\(homes) is \(tier ?? "not connected")")

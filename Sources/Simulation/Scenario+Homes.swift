@@ -7,7 +7,6 @@
 #if canImport(Bytes)
   internal import Bytes
   internal import NAT
-  internal import NodeCore
 #endif
 
 extension Scenario {
@@ -140,22 +139,39 @@ extension Scenario {
     guard settings.homes else { return true }
     switch expectedRoad(a, b) {
     case .direct, .punched: return true
-    case .guessed: return isGuessing
-    case .relayed: return false
+    case .guessed, .relayed: return false
     }
+  }
+
+  func isDirect(_ a: Int, _ b: Int) -> Bool {
+    let (one, other) = (world.nodes[a], world.nodes[b])
+    return [one.tier(to: other), other.tier(to: one)].allSatisfy {
+      $0.map(GridResult.isDirect) == true
+    }
+  }
+
+  func pairsToGuess() -> [(Int, Int)] {
+    var result: [(Int, Int)] = []
+    for a in 0..<world.nodes.count {
+      for b in (a + 1)..<world.nodes.count where expectedRoad(a, b) == .guessed {
+        result.append((a, b))
+      }
+    }
+    return result
   }
 
   func countRoads() -> RoadCount {
     var roads = RoadCount()
     for a in 0..<world.nodes.count {
       for b in 0..<a {
-        let isDirect = world.nodes[a].tier(to: world.nodes[b])?.hasPrefix("udp") == true
-        if isDirect { roads.direct += 1 } else { roads.relayed += 1 }
-        guard isDirect else { continue }
         switch expectedRoad(a, b) {
-        case .guessed: roads.guessed += 1
-        case .relayed: roads.lucky += 1
-        case .direct, .punched: break
+        case .direct, .punched:
+          roads.direct += 1
+        case .guessed:
+          roads.guessed += 1
+        case .relayed:
+          roads.relayed += 1
+          if isDirect(a, b) { roads.lucky += 1 }
         }
       }
     }

@@ -67,10 +67,10 @@ package struct ScenarioResult: Sendable {
 
 package struct RoadCount: Sendable {
   package var direct = 0
-  package var relayed = 0
-  /// Of the direct ones, those for which theory wants a guess.
+  /// Direct in the end, by a guess.
   package var guessed = 0
-  /// Relayed by theory, and yet direct.
+  package var relayed = 0
+  /// Of the relayed ones by theory, those that are direct all the same.
   package var lucky = 0
 
   package init() {}
@@ -93,7 +93,10 @@ package final class Scenario {
   var isStorm = true
   /// What theory needs to know of each site (its carrier's router included).
   var kinds: [Int: NATKind] = [:]
-  /// Pairs that only a guess can bring together are waited for as well.
+  /// Pairs that only a guess can bring together, not seen direct after the
+  /// storm. Pairs let go of each other later on, so being there once counts.
+  var unguessed: [(Int, Int)] = []
+  /// Everybody else is back.
   var isGuessing = false
 
   package init(

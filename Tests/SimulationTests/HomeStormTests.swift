@@ -27,7 +27,7 @@ import Testing
   let slowest = results.max { $0.recovery < $1.recovery }
   let seconds = (clock.now - began) / .seconds(1)
   print(
-    "simulator: homes, \(results.count) seeds of 10 nodes: \(roads.direct) pairs direct (\(roads.guessed) by a guess, \(roads.lucky) beyond theory), \(roads.relayed) relayed; slowest: seed \(slowest?.seed ?? 0), \(slowest?.recovery.inSeconds ?? 0) s; \(sum.packets) packets, \(sum.lost) lost, \(sum.blocked) blocked by routers, \(sum.conversations) connections, \(sum.finishedInOrder) ended in order, \(sum.streamBytes >> 20) MB checked; trace \(String(trace, radix: 16)), \(Int(seconds.rounded())) s"
+    "simulator: homes, \(results.count) seeds of 10 nodes: \(roads.direct) pairs direct, \(roads.guessed) by a guess, \(roads.relayed) relayed (\(roads.lucky) of them direct beyond theory); slowest: seed \(slowest?.seed ?? 0), \(slowest?.recovery.inSeconds ?? 0) s; \(sum.packets) packets, \(sum.lost) lost, \(sum.blocked) blocked by routers, \(sum.conversations) connections, \(sum.finishedInOrder) ended in order, \(sum.streamBytes >> 20) MB checked; trace \(String(trace, radix: 16)), \(Int(seconds.rounded())) s"
   )
 }
 
