@@ -320,6 +320,8 @@ extension Node {
       let peer = peers[index]
       peer.guessSockets += sockets.map(\.number)
       peer.paths.guess(from: sockets.map(\.number), now: now)
+      // The guess may have ended meanwhile.
+      closeIdleSockets(of: peer, now: now)
       touch(peer)
     case .guess, nil:
       for socket in sockets { closeSocket(socket.number) }

@@ -88,6 +88,8 @@ final class World {
   var events: [[(at: Instant, event: PathEvent)]] = [[], []]
   /// Every UDP packet to an address not proven at that moment.
   var unproven: [[(at: Instant, address: IPAddress, bytes: Int)]] = [[], []]
+  /// Every authentic packet from an address not proven at that moment.
+  var heard: [[(at: Instant, address: IPAddress, bytes: Int)]] = [[], []]
   var lastDelivery = Instant.distantPast
   var longestGap = TimeAmount.zero
   var delivered = 0
@@ -212,6 +214,9 @@ final class World {
     case .message: carriesData = false
     case .data, .ack: carriesData = true
     }
+    if nodes[node].lane(of: carrier) == nil {
+      heard[node].append((now, carrier.remote.address, PathSizes.sealed(flight.size)))
+    }
     nodes[node].received(
       from: carrier, bytes: PathSizes.sealed(flight.size), carriesData: carriesData, now: now)
     switch flight.load {
@@ -293,7 +298,8 @@ final class World {
     }?.at
   }
 
-  /// The worst 10-second window to one unproven address: packets and bytes.
+  /// The worst 10-second window to one unproven address: packets and bytes
+  /// beyond three times what it sent in it (RFC 9000 §8.1).
   func worstWindow(_ node: Int) -> (packets: Int, bytes: Int) {
     var worst = (packets: 0, bytes: 0)
     let log = unproven[node]
@@ -307,6 +313,12 @@ final class World {
           bytes += entry.bytes
         }
       }
+      let heardHere = heard[node].filter {
+        $0.address == first.address && $0.at >= first.at - .seconds(10)
+          && $0.at - first.at < .seconds(10)
+      }
+      packets -= 3 * heardHere.count
+      bytes -= 3 * heardHere.reduce(0) { $0 + $1.bytes }
       worst = (max(worst.packets, packets), max(worst.bytes, bytes))
     }
     return worst
