@@ -98,7 +98,7 @@ extension Node {
         removePeer(peer, now: now)
       } else if peer.connectedSince != nil, (peer.evictions.told ?? 0) < evictionNumber {
         // The peer asks for it if it has it not from the server by now.
-        peer.evictions.statementsLeft = 1
+        peer.evictions.statementsLeft = NodeLimits.evictionNews
         peer.evictions.stateAt = now
         touch(peer)
       }
@@ -122,9 +122,9 @@ extension Node {
     }
     guard let at = peer.evictions.stateAt, at <= now else { return }
     peer.evictions.statementsLeft -= 1
-    let isBehind = (peer.evictions.told ?? 0) > evictionNumber
+    let isEven = peer.evictions.told == evictionNumber
     peer.evictions.stateAt =
-      isBehind && peer.evictions.statementsLeft > 0 ? now + NodeLimits.evictionsRetry : nil
+      !isEven && peer.evictions.statementsLeft > 0 ? now + NodeLimits.evictionsRetry : nil
     send(EvictionsMessage(stating: evictionNumber), to: peer, carrier, into: batch, now: now)
   }
 

@@ -34,6 +34,8 @@ package enum NodeLimits {
   package static let evictionsRetry: TimeAmount = .seconds(1)
   /// Statements of our number without the list coming; the next HELLO starts anew.
   package static let evictionStatements = 5
+  /// Statements of a number that is new: its owner may have it from the server.
+  package static let evictionNews = 3
   /// Members whose certificate is over have this long to show a new one.
   package static let expiryGrace: TimeAmount = .minutes(2)
   /// Certificates are looked at, and authority time is kept, at least this often

@@ -33,6 +33,8 @@ private func knows(_ world: World, _ a: Int, _ b: Int) -> Bool {
     if seed % 3 == 0 { world.network.change(0, 1) { $0.loss = 0.3 } }
     world.setUplinkCut(1, true)
     world.run(for: .seconds(1))
+    // It would pass on its own eviction.
+    world.nodes[2].kill()
     world.server.with { core, now in _ = core.forget(node: "node2", now: now) }
     #expect(
       world.run(for: .seconds(30)) { !knows($0, 1, 2) }, "seed \(seed): told by node 0")
@@ -50,6 +52,8 @@ private func knows(_ world: World, _ a: Int, _ b: Int) -> Bool {
     world.setUplinkCut(1, true)
     world.run(for: .seconds(1))
     world.network.cut(0, 1)
+    // It would pass on its own eviction.
+    world.nodes[2].kill()
     world.server.with { core, now in _ = core.forget(node: "node2", now: now) }
     world.run(for: .milliseconds(900))
     #expect(knows(world, 1, 2), "seed \(seed)")
