@@ -140,16 +140,9 @@ package struct Cubic {
     self.saved = nil
   }
 
-  package mutating func restartAfterIdle() {
-    let initial = Double(CongestionTuning.initialWindow(packet))
-    guard curve.window > initial else { return }
-    curve.threshold = max(
-      min(curve.threshold, curve.window), curve.window * 0.75)
-    curve.window = initial
-    curve.epochStart = nil
-    saved = nil
-    hyStart = HyStart()
-  }
+  /// As on a new path, the threshold too: it is as old as the window, and a
+  /// random loss half a minute ago would cost a short transfer its slow start.
+  package mutating func restartAfterIdle() { self = Cubic(packet: packet) }
 }
 
 /// The real cube root of a number that is not negative, without a C library:

@@ -92,6 +92,14 @@ extension Node {
     _ content: RawSpan, keypair: UInt64, counter: UInt64, from peer: Peer, _ carrier: Carrier,
     now: Instant
   ) {
+    if !peer.isStock, EvictionsMessage.isOne(content) {
+      if let message = EvictionsMessage(decoding: content) {
+        receive(message, from: peer, now: now)
+      } else {
+        drops.badPathMessage += 1
+      }
+      return
+    }
     guard !peer.isStock, let message = PathMessage.decode(content) else {
       drops.badPathMessage += 1
       return
@@ -213,6 +221,7 @@ extension Node {
     guard keeper.canSeal(peer.handle, now: now) else {
       // A new keypair says its HELLO anew; without keys it must not stay due.
       peer.hello.sendAt = nil
+      peer.evictions.stateAt = nil
       return true
     }
     if let current = keeper.currentKeypair(peer.handle)?.rawValue, current != peer.hello.keypair {
@@ -228,6 +237,7 @@ extension Node {
         peer, probe.carrier, size: probe.size, timeToLive: probe.timeToLive, into: batch, now: now
       ) { probe.write(into: &$0) }
     }
+    sendEvictions(to: peer, into: batch, now: now)
     sendPings(to: peer, into: batch, now: now)
     for lane in peer.mux.pendingLanes where lane != peer.paths.primary {
       guard fill(peer, lane: lane, mode: .probe, into: batch, now: now) else { return false }
@@ -318,7 +328,7 @@ extension Node {
     }
   }
 
-  private func sealUnnumbered(
+  func sealUnnumbered(
     _ peer: Peer, _ carrier: Carrier, size: Int, timeToLive: UInt8 = 0,
     into batch: TransmitBatch, now: Instant, _ body: (inout OutputRawSpan) -> Void
   ) {

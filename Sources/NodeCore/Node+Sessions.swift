@@ -388,6 +388,7 @@ extension Node {
         peer.hello.restart(keypair: keypair, isHeard: false, now: now)
       }
     }
+    heardEvictions(message.revocationNumber, from: peer, isStatement: false, now: now)
     if peer.hello.keypair == nil {
       peer.hello.restart(keypair: keypair, isHeard: false, now: now)
     }

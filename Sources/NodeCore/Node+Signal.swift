@@ -239,7 +239,8 @@ extension Node {
       guard own.staticKey == settings.staticKey.publicKey else { throw .badSignature }
       ownCertificate = own
       authorityClock.observe(own.issuedAt, now: now)
-      emit(.store(.authorityTime(own.issuedAt)))
+      // Looks at all certificates, and keeps authority time.
+      expiryAt = now
       userName = own.user
     } catch {
       closeSignal("the server gave a bad certificate (\(error))", now: now)
@@ -413,7 +414,7 @@ extension Node {
       drops.badCertificate += 1
       return nil
     }
-    guard authorityClock.accepts(certificate, now: now),
+    guard accepts(certificate, now: now),
       evictions?.evicts(certificate) != true,
       certificate.staticKey != settings.staticKey.publicKey
     else {
@@ -570,23 +571,6 @@ extension Node {
     }
   }
 
-  private func receiveEvictions(_ bytes: [UInt8], now: Instant) {
-    guard !bytes.isEmpty, let authority else { return }
-    do throws(EvictionFault) {
-      let list = try EvictionList(verifying: bytes, authority: authority)
-      guard list.number > (evictions?.number ?? 0) else { return }
-      evictions = list
-      emit(.store(.evictions(bytes)))
-    } catch {
-      drops.badSignal += 1
-      return
-    }
-    for peer in peers where !peer.isRemoved && !peer.certificate.isEmpty {
-      guard let certificate = try? Certificate(decoding: peer.certificate) else { continue }
-      if evictions?.evicts(certificate) == true { removePeer(peer, now: now) }
-    }
-  }
-
   // MARK: Requests
 
   /// - Returns: false when too many wait for an answer already.
@@ -632,7 +616,7 @@ extension Node {
     outgoing.append(signal.sealer?.seal(bytes) ?? bytes)
   }
 
-  private func closeSignal(_ reason: String, now: Instant) {
+  func closeSignal(_ reason: String, now: Instant) {
     clearSignal()
     emit(.signalClosed(reason: reason))
   }

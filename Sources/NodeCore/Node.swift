@@ -64,6 +64,11 @@ package final class Node {
   package internal(set) var userName = ""
   var ownCertificate: Certificate?
   var evictions: EvictionList?
+  /// When certificates are looked at next, and our own may be renewed again.
+  var expiryAt = Instant.distantFuture
+  var renewalAt = Instant.distantPast
+  /// When the machine last woke.
+  var sleptAt: Instant?
   var nextRequest: UInt32 = 1
   var requests: [UInt32: PendingRequest] = [:]
   var outgoing: [[UInt8]] = []
@@ -196,7 +201,7 @@ package final class Node {
   /// When `advance` must be called at the latest.
   package var nextDeadline: Instant {
     var next = min(keeper.nextDeadline, min(nextSignalDeadline, nextOpeningDue))
-    next = min(next, nextProbeDeadline)
+    next = min(next, min(nextProbeDeadline, expiryAt))
     for peer in peers where !peer.isRemoved {
       next = min(next, deadline(of: peer))
     }
@@ -207,11 +212,12 @@ package final class Node {
   private func deadline(of peer: Peer) -> Instant {
     var next = min(peer.mux.nextDeadline, peer.paths.nextDeadline)
     if let at = peer.hello.sendAt, peer.connectedSince != nil { next = min(next, at) }
+    if let at = peer.evictions.stateAt, peer.isConnected { next = min(next, at) }
     if let at = peer.initiateAt { next = min(next, at) }
     if let at = peer.meetAt { next = min(next, at) }
     if let dead = peer.deadSince {
       if peer.mux.openStreamCount > 0, !peer.hasLingered {
-        next = min(next, dead + NodeLimits.linger)
+        next = min(next, dead + linger(since: dead))
       }
       next = min(next, max(peer.lastAsked + NodeLimits.connectRetry, dead))
     }
@@ -221,10 +227,12 @@ package final class Node {
   /// Lets everything due happen.
   package func advance(to now: Instant) {
     clock = now
+    noteSleep(now: now)
     keeper.advance(to: now)
     advanceSignal(to: now)
     advanceProbes(now: now)
     advanceOpenings(now: now)
+    advanceExpiry(to: now)
     for peer in peers where !peer.isRemoved { advance(peer, now: now) }
     advancePings(now: now)
     settle(now: now)
@@ -244,12 +252,13 @@ package final class Node {
       peer.meetAt = nil
       meet(peer, now: now)
     }
+    if let at = peer.evictions.stateAt, at <= now { touch(peer) }
     if let at = peer.initiateAt, at <= now {
       peer.initiateAt = nil
       if !keeper.canSeal(peer.handle, now: now) { keeper.initiate(peer.handle, now: now) }
     }
     if let dead = peer.deadSince {
-      if now - dead >= NodeLimits.linger, peer.mux.openStreamCount > 0, !peer.hasLingered {
+      if now - dead >= linger(since: dead), peer.mux.openStreamCount > 0, !peer.hasLingered {
         peer.hasLingered = true
         peer.mux.resetAll(code: ResetCode.peerLost, words: "no path to the peer")
         peer.isWanted = false

@@ -30,6 +30,20 @@ package enum NodeLimits {
   package static let keyTrust: TimeAmount = .seconds(10)
   /// An open to a peer that cannot be reached fails after this.
   package static let connectDue: TimeAmount = .seconds(15)
+  /// A list of evictions is asked for, and sent, at most this often per peer.
+  package static let evictionsRetry: TimeAmount = .seconds(1)
+  /// Statements of our number without the list coming; the next HELLO starts anew.
+  package static let evictionStatements = 5
+  /// Statements of a number that is new: its owner may have it from the server.
+  package static let evictionNews = 3
+  /// Members whose certificate is over have this long to show a new one.
+  package static let expiryGrace: TimeAmount = .minutes(2)
+  /// Certificates are looked at, and authority time is kept, at least this often
+  /// and at most once in the pause.
+  package static let expiryLook: TimeAmount = .hours(6)
+  package static let expiryPause: TimeAmount = .seconds(1)
+  /// A login that did not renew our certificate is tried again after this.
+  package static let renewalRetry: TimeAmount = .hours(24)
   package static let helloRetryFloor: TimeAmount = .milliseconds(100)
   package static let requests = 4608
   /// Sockets of a NAT probe besides the main one.

@@ -47,6 +47,10 @@ final class Peer {
   var version = ""
   var offers: [SignalledOffer] = []
 
+  var evictions = EvictionExchange()
+  /// Its certificate is over; a new one is waited for.
+  var expiredSince: Instant?
+
   // Meeting
   var meeting = Meeting.none
   var lastAsked = Instant.distantPast

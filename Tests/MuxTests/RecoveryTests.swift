@@ -238,6 +238,29 @@ import Testing
     #expect(world.a.mux.laneStatistics(0)!.congestionWindow < grown / 2)
   }
 
+  @Test func anIdleLaneForgetsItsLosses() throws {
+    // Losses keep the window small; what comes 40 s later on the mended path has
+    // its slow start, as the first transfer of a new connection would.
+    for seed: UInt64 in 1...5 {
+      let world = World(seed: seed)
+      var link = Link()
+      link.rate = 25_000_000
+      link.delay = .milliseconds(25)
+      link.queue = 1_250_000
+      link.loss = 10_000
+      world.addLane(0, link)
+      let first = try world.a.open(now: world.now)
+      world.a.send(first, total: 5_000_000)
+      #expect(world.run(for: .seconds(60)) { world.b.finished.contains(first) }, "seed \(seed)")
+      world.run(for: .seconds(40))
+      world.toB[0]!.loss = 0
+      world.toA[0]!.loss = 0
+      let second = try world.a.open(now: world.now)
+      world.a.send(second, total: 20_000_000)
+      #expect(world.run(for: .seconds(3)) { world.b.finished.contains(second) }, "seed \(seed)")
+    }
+  }
+
   @Test func acknowledgementsAreFewAndNeverLate() throws {
     let world = World()
     var link = Link()
