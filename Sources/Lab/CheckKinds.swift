@@ -21,7 +21,7 @@ struct CheckKinds {
   static func checks(_ names: [String], _ hairpin: LabHairpin) throws(LabFailure) -> [Check] {
     var kinds: [NATKind] = []
     for name in names {
-      guard let kind = NATKind.named(name) else { throw .failed(Scenarios.unknownKind(name)) }
+      guard let kind = NATKind.named(name) else { throw .failed(ScenarioLines.unknownKind(name)) }
       kinds.append(kind)
     }
     if kinds.isEmpty { kinds = NATKind.all }

@@ -22,6 +22,8 @@ package struct KindFacts: Hashable, Sendable {
   package var isOpen: Bool?
   /// Routers on the way that belong to the home.
   package var homeRouters: Int?
+  /// A packet from one host of the home to another came, unchanged.
+  package var reachesNeighbour: Bool?
   /// Two hosts with one local port had two outside endpoints.
   package var keepsHostsApart: Bool?
 
@@ -41,6 +43,7 @@ package struct KindFacts: Hashable, Sendable {
     let ports = tcpTried.filter { kind.tcpPorts?.contains($0) ?? true }
     compare("TCP ports", tcpAnswered, ports)
     compare("routers of the home", homeRouters, kind.isDouble ? 2 : 1)
+    compare("hosts of the home hear each other", reachesNeighbour, true)
     guard kind.passesUDP else { return lines }
     compare("mapping", mapping?.code, kind.mapping.code)
     compare("filtering", filtering?.code, kind.filtering.code)
@@ -64,6 +67,7 @@ package struct KindFacts: Hashable, Sendable {
       "allocator": JSONValue(allocator.map { Self.words($0) }), "hairpins": Self.json(hairpins),
       "hairpinsWithOutsideSource": Self.json(hairpinsWithOutsideSource), "open": Self.json(isOpen),
       "homeRouters": homeRouters.map { JSONValue($0) } ?? .null,
+      "reachesNeighbour": Self.json(reachesNeighbour),
       "keepsHostsApart": Self.json(keepsHostsApart),
     ]
   }

@@ -43,6 +43,7 @@ struct KindProbe {
       facts.tcpAnswered.append(port)
     }
     facts.homeRouters = try homeRouters()
+    facts.reachesNeighbour = try reachesNeighbour()
     let servers = try self.servers()
     let first = try inside("x")
     facts.passesUDP = try observed(first, servers[0]) != nil
@@ -154,6 +155,12 @@ struct KindProbe {
   }
 
   // MARK: Inside to inside
+
+  private mutating func reachesNeighbour() throws(LabFailure) -> Bool {
+    let x = try inside("x")
+    let y = try inside("y")
+    return try reaches(from: x, y.local, at: y, within: Self.arrives) == x.local
+  }
 
   private mutating func hairpin(
     _ facts: inout KindFacts, _ servers: [ProbeSocket]

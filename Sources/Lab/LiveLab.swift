@@ -49,6 +49,7 @@ package final class LiveLab {
     case .sysctl(let namespace, let key, let value):
       try Namespaces.inside(namespace) { () throws(LabFailure) in
         let fd = unsafe open("/proc/sys/\(key)", O_WRONLY | O_CLOEXEC)
+        if fd < 0, errno == ENOENT, key.hasPrefix("net/bridge/") { return }
         guard fd >= 0 else { throw .failed("/proc/sys/\(key) cannot be written") }
         defer { _ = martlet_close(fd) }
         let bytes = Array(value.utf8)
@@ -128,7 +129,11 @@ enum TearDown {
   struct Outcome {
     var processes = 0
     var namespaces = 0
+    /// There was one, it lived, and took its lab down when asked.
+    var runnerEnded = false
     var isRemoved = false
+
+    var foundSomething: Bool { runnerEnded || isRemoved || namespaces > 0 }
   }
 
   static func run(_ store: LabStore, workshop: Workshop, keepingFiles: Bool = false) -> Outcome {
@@ -137,8 +142,8 @@ enum TearDown {
     // A runner that lives takes its lab down itself when asked to.
     if let runner = record.runner, runner.pid != ProcessSettings.processID, runner.isAlive {
       runner.signal(SIGTERM)
-      outcome.processes += 1
       waitUntil(workshop, .seconds(8)) { !runner.isAlive }
+      outcome.runnerEnded = !runner.isAlive
       runner.signal(SIGKILL)
     }
     let living = record.processes.filter(\.isAlive)

@@ -15,7 +15,8 @@ package import NAT
 package enum LabStep: Hashable, Sendable {
   /// Lines for `ip -batch -`, with `-n` when a namespace is given.
   case ip(namespace: String?, lines: [String])
-  /// A key below /proc/sys/, with slashes.
+  /// A key below /proc/sys/, with slashes. One below net/bridge/ is left out
+  /// where the kernel has no filtering of bridges.
   case sysctl(namespace: String, key: String, value: String)
   /// A script for `nft -f -`.
   case nft(namespace: String, script: String)
@@ -241,6 +242,11 @@ package struct NetworkPlan: Sendable {
 
   private func routerSteps(_ home: LabHome) -> [LabStep] {
     let last = home.kind.isDouble ? inner(home) : router(home)
+    // What two hosts of a home say to each other is no business of the router's
+    // rules; by default some kernels show it to them.
+    let unfiltered = ["iptables", "ip6tables"].map {
+      LabStep.sysctl(namespace: last, key: "net/bridge/bridge-nf-call-\($0)", value: "0")
+    }
     var outside = ["link set lo up"]
     if home.kind.hasIPv4 { outside.append("address add \(external(home))/24 dev wan") }
     if home.kind.hasIPv6 {
@@ -251,7 +257,7 @@ package struct NetworkPlan: Sendable {
     if home.kind.hasIPv6 {
       outside.append("route add default via \(v6(home, net: 0, host: 1))")
     }
-    var steps = forwarding(router(home))
+    var steps = unfiltered + forwarding(router(home))
     if home.kind.isDouble {
       outside += [
         "address add \(Self.betweenRouters.outer)/24 dev lan", "link set lan up",

@@ -162,20 +162,22 @@ package final class Workshop {
   }
 
   /// A program with its output in a pipe; the caller reads it.
+  /// - Parameter log: for what it says on standard error; nil: as ours.
   func startPiped(
-    _ arguments: [String], log: String
+    _ arguments: [String], log: String?, environment extra: [String: String] = [:]
   ) throws(LabFailure) -> (process: LabProcess, output: Int32) {
     var reading: Int32 = -1
     var writing: Int32 = -1
     let result = unsafe martlet_pipe(&reading, &writing)
     guard result >= 0 else { throw .failed("\(SystemError(-result, "pipe"))") }
     defer { _ = martlet_close(writing) }
-    let fd = unsafe open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
-    defer { if fd >= 0 { _ = martlet_close(fd) } }
+    var errors: Int32 = 2
+    if let log { errors = unsafe open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600) }
+    defer { if errors > 2 { _ = martlet_close(errors) } }
     do throws(LabFailure) {
       let process = try spawn(
-        arguments, namespace: nil, directory: nil, environment: variables([:]), input: -1,
-        output: writing, error: fd, log: log, recorded: true)
+        arguments, namespace: nil, directory: nil, environment: variables(extra), input: -1,
+        output: writing, error: errors, log: log, recorded: true)
       return (process, reading)
     } catch {
       _ = martlet_close(reading)

@@ -174,6 +174,7 @@ import Testing
     facts.tcpTried = [443, 27183]
     facts.tcpAnswered = kind.tcpPorts ?? [443, 27183]
     facts.homeRouters = kind.isDouble ? 2 : 1
+    facts.reachesNeighbour = true
     guard kind.passesUDP else { return facts }
     facts.mapping = kind.mapping
     facts.filtering = kind.filtering
