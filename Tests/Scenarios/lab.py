@@ -55,6 +55,15 @@ def labs():
     return {lab["prefix"]: lab for lab in json.loads(martlet("list", "--json").stdout)["labs"]}
 
 
+def runs(pid):
+    """A process that nobody has waited for yet does not run any more."""
+    try:
+        with open(f"/proc/{pid}/stat") as facts:
+            return facts.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
 def namespaces(prefix):
     """Only root's are seen from here; a user's end with their processes."""
     try:
@@ -87,8 +96,8 @@ def runner_dies(number):
         start_new_session=True)
     try:
         wait_for("agents run", lambda: labs().get(prefix, {}).get("processes", 0) >= 3, within=20)
-        journal = f"/tmp/martlet-lab-{os.getuid()}/{prefix}/journal"
-        with open(os.environ.get("TMPDIR", "/tmp") + journal.removeprefix("/tmp")) as lines:
+        parent = os.environ.get("TMPDIR") or "/tmp"
+        with open(f"{parent}/martlet-lab-{os.getuid()}/{prefix}/journal") as lines:
             pids = [int(line.split()[1]) for line in lines if line.startswith("process")]
         runner.send_signal(number)
         runner.wait(15)
@@ -96,7 +105,7 @@ def runner_dies(number):
             result = martlet("down", "--prefix", prefix)
             if result.returncode != 0:
                 raise Failure(f"down: {result.stderr}")
-        left = [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+        left = [pid for pid in pids if runs(pid)]
         if left or prefix in labs() or namespaces(prefix):
             raise Failure(f"left behind: processes {left}, namespaces {namespaces(prefix)}")
     finally:
@@ -108,7 +117,8 @@ def runner_dies(number):
 
 def main():
     report = Report()
-    missing = [tool for tool in ("ip", "nft") if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin:/sbin")]
+    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    missing = [tool for tool in ("ip", "nft") if not shutil.which(tool, path=path)]
     started = time.monotonic()
     kinds = None if missing else martlet("check-kinds", "--json")
     if missing or kinds.returncode == REFUSED:
