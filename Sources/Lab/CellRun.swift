@@ -27,8 +27,7 @@ struct CellRun {
     /// How long a road may take, by what theory says of it.
     static func limit(_ road: ExpectedRoad) -> TimeAmount {
       switch road {
-      case .direct, .punched: .seconds(12)
-      case .guessed: .seconds(25)
+      case .direct, .punched, .guessed: .seconds(11)
       case .relayed: .seconds(6)
       }
     }

@@ -26,6 +26,18 @@ package struct Spread: Hashable, Sendable {
   }
 }
 
+extension ExpectedRoad {
+  /// How soon, at the 95th percentile, the road is to be in use where the round
+  /// trip is nothing; nil: no promise.
+  package var limitMs: Double? {
+    switch self {
+    case .direct, .punched: 500
+    case .guessed: 10_000
+    case .relayed: nil
+    }
+  }
+}
+
 package struct GridReport: Sendable {
   package struct Summary: Sendable {
     package var cell: GridPlan.Cell
@@ -38,7 +50,18 @@ package struct GridReport: Sendable {
     package var all: [CellResult] { results + timed }
     package var good: Int { all.count { $0.isAsExpected } }
     package var isGood: Bool {
-      !all.isEmpty && good >= GridPlan.needed(cell, of: all.count)
+      !all.isEmpty && good >= GridPlan.needed(cell, of: all.count) && isInTime
+    }
+    /// Runs alone keep the promise of their road; others promise nothing.
+    package var isInTime: Bool {
+      guard !timed.isEmpty, let limit = cell.scenario.expected.limitMs, let seen = finalTier else {
+        return true
+      }
+      return seen.p95 <= limit
+    }
+    package var verdict: String {
+      if isGood { return "good" }
+      return isInTime ? "NOT AS EXPECTED" : "TOO SLOW"
     }
     private var measured: [CellResult] { (timed.isEmpty ? results : timed).filter(\.isAsExpected) }
     package var firstByte: Spread? { Spread(measured.compactMap(\.firstByteMs)) }
@@ -124,7 +147,7 @@ package struct GridReport: Sendable {
         summary.cell.scenario.name, summary.cell.scenario.expected.rawValue,
         "\(summary.good)/\(summary.all.count)", summary.firstByte?.text ?? "",
         summary.finalTier?.text ?? "", summary.silence?.text ?? "", summary.tiers,
-        summary.isGood ? "good" : "NOT AS EXPECTED",
+        summary.verdict,
       ]
     }
   }
@@ -159,7 +182,7 @@ package struct GridReport: Sendable {
             "firstByteMs": summary.firstByte?.json ?? .null,
             "finalTierMs": summary.finalTier?.json ?? .null,
             "longestSilenceMs": summary.silence?.json ?? .null,
-            "timedAlone": .bool(!summary.timed.isEmpty),
+            "inTime": .bool(summary.isInTime), "timedAlone": .bool(!summary.timed.isEmpty),
             "results": .array(summary.results.map(\.json)),
             "timed": .array(summary.timed.map(\.json)),
           ]

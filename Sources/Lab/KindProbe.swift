@@ -214,14 +214,17 @@ struct KindProbe {
   private func homeRouters() throws(LabFailure) -> Int? {
     let port = kind.tcpPorts?.first ?? LabPorts.server
     let server = Endpoint(NetworkPlan.server(for: kind), port)
-    defer { _ = try? hopLimit(64) }
     for hops in 2...6 {
       try hopLimit(hops)
       let answered = try TCPProbe.answers(
         lab.plan.namespace("x"), server, within: Self.staysAway, workshop)
       // N routers take N off, and 1 must be left.
-      if answered { return hops - 2 }
+      if answered {
+        try hopLimit(64)
+        return hops - 2
+      }
     }
+    try hopLimit(64)
     return nil
   }
 

@@ -51,18 +51,18 @@ struct LabEntry {
     if needsNamespaces { try probe() }
   }
 
-  /// Of this very program.
   private static var ownDirectory: String {
-    let program = self.program
-    return program.lastIndex(of: "/").map { String(program[..<$0]) } ?? "."
+    program.lastIndex(of: "/").map { String(program[..<$0]) } ?? "."
   }
 
-  static var program: String {
+  /// The path of this very program as it was at the start: a build that
+  /// replaces it under a long run is then taken up, not missed.
+  static let program: String = {
     var bytes = [CChar](repeating: 0, count: 4096)
     let count = unsafe readlink("/proc/self/exe", &bytes, bytes.count - 1)
     guard count > 0 else { return "martlet" }
     return String(decoding: bytes.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
-  }
+  }()
 
   /// A namespace can be made, and nftables works in it.
   private func probe() throws(LabFailure) {

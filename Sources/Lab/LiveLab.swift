@@ -117,7 +117,7 @@ package final class LiveLab {
         if try workshop.wait(for: process, within: left) { continue }
       } catch {}  // only the wait failed; the end comes all the same
       process.signal(SIGKILL)
-      _ = try? workshop.wait(for: process, within: .seconds(2))
+      do throws(LabFailure) { _ = try workshop.wait(for: process, within: .seconds(2)) } catch {}
     }
   }
 }
@@ -152,8 +152,10 @@ enum TearDown {
     waitUntil(workshop, patience) { !living.contains { $0.isAlive } }
     for process in living { process.signal(SIGKILL) }
     for name in Namespaces.all() where name.hasPrefix(store.prefix + "-") {
-      outcome.namespaces += 1
-      _ = try? workshop.run(["ip", "netns", "delete", name])
+      do throws(LabFailure) {
+        let result = try workshop.run(["ip", "netns", "delete", name])
+        if result.status == 0 { outcome.namespaces += 1 }
+      } catch {}  // what stays is seen by the next `down`, and said there
     }
     if !keepingFiles, Files.isDirectory(store.directory) {
       remove(store.directory)

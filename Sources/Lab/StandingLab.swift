@@ -101,7 +101,8 @@ struct StandingLab {
     if all {
       prefixes = LabStore.prefixes(in: entry.parent)
       // Labs whose directory is gone, by the prefix we give when none is given.
-      for name in Namespaces.all() {
+      // Only root's have names that are seen here.
+      for name in ProcessSettings.effectiveUserID == 0 ? Namespaces.all() : [] {
         if let prefix = Self.automaticPrefix(name), !prefixes.contains(prefix) {
           prefixes.append(prefix)
         }
