@@ -4,9 +4,10 @@
 SHELL := /bin/bash
 PREFIX ?= /usr/local
 SWIFT_FLAGS := -c release
+TIMED ?= 20
 NAMES := inp2ps inp2pc ztm
 
-.PHONY: help build test demo bench fuzz static install format check-format soak clean
+.PHONY: help build test demo lab bench fuzz static install format check-format soak clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -25,6 +26,12 @@ test:
 demo: build
 	@scripts/ensure-packages demo
 	@scripts/demo
+
+## make lab      every kind of NAT against every other, in namespaces (40 minutes at most)
+lab: build
+	@scripts/ensure-packages lab
+	@bin/martlet lab check-kinds
+	@bin/martlet lab run --grid --timed $(TIMED) --results lab-results
 
 ## make bench    speed as ratios against limit programs in the same run
 bench: build

@@ -70,10 +70,12 @@ let package = Package(
         "Bytes", "Crypto", "Mux", "Relay", "Signaling", "ServerCore", "Reactor", "TLS", "HTTP",
         "Transport", "Storage", "CommandLine",
       ]),
+    target("Lab", ["Bytes", "NAT", "CLinux", "Reactor", "HTTP", "CommandLine"]),
     .executableTarget(
       name: "martlet",
       dependencies: [
         "Bytes", "Crypto", "CLinux", "Reactor", "HTTP", "Tunnels", "CommandLine", "Agent", "Server",
+        "Lab",
       ],
       swiftSettings: settings),
 
@@ -94,6 +96,7 @@ let package = Package(
     tests("TLS", ["Bytes", "TLS"]),
     tests("HTTP", ["Bytes", "HTTP"]),
     tests("Storage", ["Bytes", "Storage"]),
+    tests("Lab", ["Bytes", "NAT", "HTTP", "CommandLine", "Lab"]),
     tests("CommandLine", ["Bytes", "Crypto", "HTTP", "Tunnels", "CommandLine"]),
   ]
 )

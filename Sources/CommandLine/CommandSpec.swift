@@ -116,6 +116,8 @@ package enum ExitStatus {
   package static let failure: Int32 = 1
   /// Flags, arguments, environment or configuration file.
   package static let usage: Int32 = 2
+  /// `martlet lab`: this machine gives no network namespaces.
+  package static let refused: Int32 = 3
 }
 
 /// What a person did wrong, in words; the program's name is put before it.

@@ -21,6 +21,8 @@ package enum MartletCommand: Hashable, Sendable {
   case serverKeyAdd(name: String, dataDirectory: String?)
   /// A random token; the driver draws it, 1…2^64−1.
   case randomToken
+  /// Networks of namespaces with real NATs.
+  case lab(LabInvocation)
 }
 
 package struct NetcheckPorts: Hashable, Sendable {
@@ -101,6 +103,7 @@ package enum MartletTable {
       CommandSpec(
         [["wg"], ["key"]], flags: [json, agent, mesh],
         "print this agent's WireGuard public key"),
+    ] + LabTable.commands + [
       CommandSpec([["version"]], flags: [json], "print the version"),
       CommandSpec([["completion"]], [Positional("bash|zsh")], "print a completion script"),
       CommandSpec(
@@ -109,6 +112,7 @@ package enum MartletTable {
     exitStatuses: [
       (0, "done"), (1, "it failed, or is not active yet"),
       (2, "bad command, flags or configuration file"),
+      (3, "lab: this machine gives no network namespaces or no nftables"),
     ])
 
   /// CRC-64/ISO of user and password, as OpenP2P makes tokens.
@@ -162,6 +166,8 @@ package enum MartletTable {
         node: name, mesh: flags.text("mesh"), dataDirectory: flags.text("data"))
     case "server key add": command = .serverKeyAdd(name: name, dataDirectory: flags.text("data"))
     case "token": command = .randomToken
+    case let title where title.hasPrefix("lab "):
+      command = .lab(try LabTable.invocation(parsed, flags))
     default: preconditionFailure("\(parsed.command.title) is handled before")
     }
     if parsed.command.isInactive {

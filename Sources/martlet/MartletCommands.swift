@@ -4,6 +4,7 @@
 internal import Bytes
 internal import CommandLine
 internal import HTTP
+internal import Lab
 internal import Reactor
 internal import Server
 internal import Tunnels
@@ -23,6 +24,7 @@ enum MartletCommands {
       return ServerCommand.forget(node, mesh: mesh, directory: directory, environment: environment)
     case .serverKeyAdd:
       return Entry.fail("martlet", "API keys are not active yet in this version")
+    case .lab(let invocation): return LabCommand.run(invocation, environment: environment)
     case .randomToken:
       do throws(SystemError) {
         var token: UInt64 = 0

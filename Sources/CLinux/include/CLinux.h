@@ -248,4 +248,48 @@ int martlet_network_monitor_drain(int fd);
 int martlet_socket_owner(
   const struct martlet_endpoint *local, const struct martlet_endpoint *remote, uint32_t *uid);
 
+// MARK: lab.c
+
+/// Moves the calling thread into the network namespace at `path` (its file
+/// below /run/netns); a descriptor of the one it was in.
+int martlet_netns_enter(const char *path);
+/// Back to where `martlet_netns_enter` came from; closes the descriptor.
+int martlet_netns_return(int before);
+/// As an ordinary user: root in user, network and mount namespaces of one's
+/// own, with an empty /run. Single-threaded processes only.
+int martlet_own_namespaces(void);
+
+/// How a program is started; a descriptor of -1 is /dev/null.
+struct martlet_spawn {
+  /// NULL: where we are.
+  const char *namespace_path;
+  const char *directory;
+  int input;
+  int output;
+  int error;
+  /// Gets "process PID BOOT-MILLISECONDS" before the program runs; -1: no record.
+  int journal;
+  /// Sent to it when the thread that started it ends; 0: none.
+  int death_signal;
+  /// Set by martlet_spawn.
+  int parent;
+};
+
+/// Starts a program (found by PATH) in a session of its own, with no signal
+/// blocked; its process id. Both arrays end with NULL.
+int martlet_spawn(
+  const struct martlet_spawn *what, const char *const *argv, const char *const *environment);
+/// A descriptor that becomes readable when the process ends.
+int martlet_pidfd(int pid);
+/// 1 and the exit status (128 + signal) of a child that ended, 0 while it runs.
+int martlet_reap(int pid, int *status);
+int martlet_signal_process(int pid, int signal);
+int martlet_signal_group(int pid, int signal);
+int martlet_pipe(int *reading, int *writing);
+/// A descriptor that reads as these bytes.
+int martlet_memory_file(const void *bytes, size_t count);
+/// Waits until one of at most 64 descriptors is readable (`timeout` in
+/// nanoseconds, negative: for ever); how many are, and a bit for each.
+int martlet_readable_set(const int *fds, int count, int64_t timeout, uint64_t *ready);
+
 #endif

@@ -1,0 +1,72 @@
+/// One run of one cell as a value, and whether it is what theory says. Pure.
+
+package import HTTP
+package import NAT
+
+/// What came out of it.
+package struct CellResult: Sendable {
+  package var cell: String
+  package var expected: ExpectedRoad
+  /// At the fetching host, and at the other; "none" without a path.
+  package var tier = "none"
+  package var tierBack = "none"
+  package var onlineMs: Double?
+  package var firstByteMs: Double?
+  package var finalTierMs: Double?
+  package var longestSilenceMs: Double?
+  package var isStreamWhole = false
+  /// Words when it did not come so far.
+  package var failure: String?
+  package var why: JSONValue = .null
+  package var whyBack: JSONValue = .null
+
+  package init(_ cell: String, expected: ExpectedRoad) {
+    self.cell = cell
+    self.expected = expected
+  }
+
+  /// Both ends are on a road that theory gives them, and the stream lived.
+  package var isAsExpected: Bool {
+    failure == nil && isStreamWhole && Self.fits(tier, expected) && Self.fits(tierBack, expected)
+  }
+
+  /// TCP between agents counts as the relay until that tier is built.
+  package static func fits(_ tier: String, _ road: ExpectedRoad) -> Bool {
+    road.isDirect ? tier.hasPrefix("udp-") : tier == "server-relay"
+  }
+}
+
+extension CellResult {
+  package var json: JSONValue {
+    [
+      "cell": .string(cell), "expected": .string(expected.rawValue), "tier": .string(tier),
+      "tierBack": .string(tierBack), "asExpected": .bool(isAsExpected),
+      "onlineMs": Self.number(onlineMs), "firstByteMs": Self.number(firstByteMs),
+      "finalTierMs": Self.number(finalTierMs), "longestSilenceMs": Self.number(longestSilenceMs),
+      "streamWhole": .bool(isStreamWhole), "failure": JSONValue(failure), "why": why,
+      "whyBack": whyBack,
+    ]
+  }
+
+  private static func number(_ value: Double?) -> JSONValue {
+    value.map { JSONValue(($0 * 1000).rounded() / 1000) } ?? .null
+  }
+
+  /// From the output of a child; nil when it is not a result.
+  package init?(_ json: JSONValue) {
+    guard let cell = json["cell"]?.string,
+      let expected = json["expected"]?.string.flatMap({ ExpectedRoad(rawValue: $0) })
+    else { return nil }
+    self.init(cell, expected: expected)
+    tier = json["tier"]?.string ?? "none"
+    tierBack = json["tierBack"]?.string ?? "none"
+    onlineMs = json["onlineMs"]?.double
+    firstByteMs = json["firstByteMs"]?.double
+    finalTierMs = json["finalTierMs"]?.double
+    longestSilenceMs = json["longestSilenceMs"]?.double
+    isStreamWhole = json["streamWhole"]?.bool ?? false
+    failure = json["failure"]?.string
+    why = json["why"] ?? .null
+    whyBack = json["whyBack"] ?? .null
+  }
+}
