@@ -62,6 +62,7 @@ extension Node {
     attachRelay(to: peer, now: now)
     peer.nat = punch.nat
     peer.paths.setNAT(local: natFacts, peer: punch.nat)
+    keepReflexive(punch.candidates, of: peer, now: now)
     peer.paths.punch(at: now + .milliseconds(Int64(punch.delayMilliseconds)), now: now)
     addCandidates(punch.candidates, to: peer, now: now)
     if punch.isNamedInitiator {
@@ -89,8 +90,18 @@ extension Node {
     }
   }
 
+  /// A list of candidates is the whole of it.
+  private func keepReflexive(
+    _ candidates: [SignalledCandidate], of peer: Peer, now: Instant
+  ) {
+    peer.paths.keepReflexive(
+      candidates.filter { $0.kind == .serverReflexive && $0.transport == .udp }.map(\.endpoint),
+      now: now)
+  }
+
   func addCandidates(_ candidates: [SignalledCandidate], to peer: Peer, now: Instant) {
     // A NAT that lets everybody in needs no hole.
+    keepReflexive(candidates, of: peer, now: now)
     let isOpen = peer.nat.mapping.isStable && peer.nat.filtering == .endpointIndependent
     for candidate in candidates {
       if candidate.transport == .tcp {

@@ -43,6 +43,18 @@ extension PeerPaths {
     return .added
   }
 
+  /// The peer is behind its NAT at these endpoints and no others: former ones
+  /// that carry no path are forgotten, so that nobody aims at a closed hole.
+  package mutating func keepReflexive(_ endpoints: [Endpoint], now: Instant) {
+    for i in records.indices.reversed()
+    where records[i].isBehindNAT && !records[i].isUp
+      && !endpoints.contains(records[i].carrier.remote)
+    {
+      remove(i, reason: .candidateForgotten, now: now)
+    }
+    refreshDeadline(now)
+  }
+
   /// A connection we dialled or accepted, or a relay channel, is open. It
   /// points at no third party: no budget binds it. `packetLimit`: the largest
   /// sealed packet it takes.

@@ -118,6 +118,11 @@ extension Scenario {
         let tier = world.nodes[a].tier(to: world.nodes[b])
         let homes = settings.homes ? " (\(homeWords(a)), \(homeWords(b)))" : ""
         words.append("\(a)→\(b)\(homes) is \(tier ?? "not connected")")
+        for (from, to) in [(a, b), (b, a)] {
+          for line in world.nodes[from].roads(to: world.nodes[to]) {
+            world.note("\(from)→\(to): \(line)")
+          }
+        }
         if let node = world.nodes[a].node {
           world.note("\(a)→\(b): \(node.diagnosis(of: world.nodes[b].name, now: world.now))")
         }

@@ -403,9 +403,14 @@ extension SimulatedNode {
 
   /// Every road tried to another node, for people who look for a fault.
   package func roads(to other: SimulatedNode) -> [String] {
-    (node?.status(of: other.name, now: world.now)?.paths ?? []).map { path in
-      "\(path.carrier) socket \(path.carrier.socket) \(path.kind.rawValue) \(path.source.rawValue) \(path.state.rawValue): sent \(path.probesSent), answered \(path.probesAnswered), \(path.bytesReceived) bytes in, \(path.reason.rawValue)"
+    guard let node, let status = node.status(of: other.name, now: world.now) else { return [] }
+    let facts =
+      "our NAT \(node.networkReports().map { "\($0.facts.mapping.code)/\($0.facts.filtering.code) step \($0.facts.allocatorStep) at \($0.mapped?.description ?? "-")" })"
+    let decisions = status.history.suffix(24).map { decision in
+      "\((decision.at - world.start).inMilliseconds.rounded()) \(decision.reason.rawValue) \(decision.carrier.remote) \(decision.first) \(decision.second)"
     }
+    return [facts] + status.paths.map { path in      "\(path.carrier) socket \(path.carrier.socket) \(path.kind.rawValue) \(path.source.rawValue) \(path.state.rawValue): sent \(path.probesSent), answered \(path.probesAnswered), \(path.bytesReceived) bytes in, \(path.reason.rawValue)"
+    } + decisions
   }
 
   /// The code of the tier in use to another node ("udp-direct"); nil without a path.

@@ -200,3 +200,20 @@ private struct End {
   end.run(for: .seconds(5))
   #expect(end.pings(to: publicPeer).allSatisfy { $0.probe.carrier == reflexive })
 }
+
+/// The peer's NAT has given it another port: the guess aims at that one.
+@Test func formerReflexiveEndpointsAreForgotten() {
+  var end = End(seed: 11, local: symmetric)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.meet()
+  end.run(for: .minutes(11))
+  let moved = Carrier.udp(socket: 1, remote: Endpoint(publicPeer, 5000))
+  end.paths.keepReflexive([moved.remote], now: end.now)
+  end.meet(at: moved)
+  end.run(for: .seconds(1))
+  end.paths.guess(from: [16, 17], now: end.now)
+  end.run(for: .seconds(1))
+  let late = end.sent.filter { $0.at - start > .minutes(11) && $0.probe.carrier != relay }
+  #expect(late.contains { $0.probe.carrier.socket == 17 })
+  #expect(late.allSatisfy { $0.probe.carrier.remote == moved.remote })
+}
