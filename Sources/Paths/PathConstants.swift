@@ -94,6 +94,10 @@ package enum PathTunables {
   package static let openerTimeToLive: UInt8 = 2
   /// An agreed start further away than this is not believed.
   package static let startHorizon = TimeAmount.seconds(2)
+  /// A lost path through the peer's NAT is asked so long after its death or an
+  /// agreed start. The pause to the next one outlasts what a router remembers
+  /// of packets that were not answered (Linux: 30 s).
+  package static let lostSpan = TimeAmount.seconds(5)
   /// After a change of the network an agreed start waits for STUN's answer,
   /// but no longer than this.
   package static let mappingWait = TimeAmount.milliseconds(600)

@@ -87,6 +87,13 @@ extension PeerPaths {
 
   /// A path that was: asked quickly at first, so that its return is seen.
   private mutating func serviceLost(_ i: Int, now: Instant) {
+    if records[i].isBehindNAT,
+      now - max(records[i].since, punchStart) > PathTunables.lostSpan
+    {
+      // Our pings would keep the peer's NAT from giving its port to it again.
+      records[i].nextAction = .distantFuture
+      return
+    }
     let sent = records[i].roundProbes
     records[i].roundProbes += 1
     if sent > 0 { records[i].wantsPing = true }
