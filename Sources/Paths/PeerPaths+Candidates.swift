@@ -234,8 +234,7 @@ extension PeerPaths {
   mutating func startRound(_ i: Int, now: Instant) {
     guard !records[i].isUp else { return }
     // A lost path is asked now, not after its first wait.
-    if records[i].isBehindNAT, now - punchStart >= PathTunables.punchSpan {
-      // Alone we would only spoil the next agreed start (see `isBehindNAT`).
+    if waitsForAgreement(i), now - punchStart >= PathTunables.punchSpan {
       records[i].state = .resting
       records[i].wantsPing = false
       records[i].nextAction = .distantFuture

@@ -65,7 +65,7 @@ extension PeerPaths {
         Int64(records[i].rounds), now)
     }
     let waits = PathTunables.roundWaits
-    if records[i].isBehindNAT {
+    if waitsForAgreement(i) {
       // The next agreed start asks it again.
       records[i].nextAction = .distantFuture
       return true
@@ -87,10 +87,9 @@ extension PeerPaths {
 
   /// A path that was: asked quickly at first, so that its return is seen.
   private mutating func serviceLost(_ i: Int, now: Instant) {
-    if records[i].isBehindNAT,
+    if waitsForAgreement(i),
       now - max(records[i].since, punchStart) > PathTunables.lostSpan
     {
-      // Our pings would keep the peer's NAT from giving its port to it again.
       records[i].nextAction = .distantFuture
       return
     }

@@ -105,6 +105,15 @@ extension PeerPaths {
     startRound(i, now: now)
   }
 
+  /// Asked between agreed starts, a NAT would be spoilt for the next one: the
+  /// peer's would not give its port to it again, and ours would keep a mapping
+  /// that the peer cannot guess.
+  func waitsForAgreement(_ i: Int) -> Bool {
+    records[i].isBehindNAT
+      || localNAT.isSymmetric && records[i].isDatagram && records[i].source == .signalled
+        && !isOnOurLink(records[i].carrier.remote.address)
+  }
+
   /// No router of ours stands before it.
   private func isOnOurLink(_ address: IPAddress) -> Bool {
     address.isLoopback || context.localPrefixes.contains { $0.contains(address) }
