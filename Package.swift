@@ -57,7 +57,7 @@ let package = Package(
     target("HTTP", ["Bytes"]),
     target("Storage", ["Bytes", "CSQLite"]),
     target("Transport", ["Bytes", "Reactor", "TLS", "HTTP"]),
-    target("CommandLine", ["Bytes", "Crypto", "CLinux", "HTTP", "Tunnels"]),
+    target("CommandLine", ["Bytes", "Crypto", "CLinux", "HTTP", "NAT", "Tunnels"]),
     target(
       "Agent",
       [

@@ -317,6 +317,18 @@ package final class AgentRuntime {
     }
   }
 
+  /// Our end of a UDP carrier: the local port.
+  func ownEndpoint(of carrier: Carrier) -> String? {
+    guard carrier.kind == .udp else { return nil }
+    let port =
+      switch carrier.socket {
+      case 1: socketV4?.local.port
+      case 2: socketV6?.local.port
+      default: natSockets[carrier.socket]?.local.port
+      }
+    return port.map { "port \($0)" }
+  }
+
   /// The public key of the agent's own static key, as text.
   var identity: String { Hex.encode(node.settings.staticKey.publicKey) }
 

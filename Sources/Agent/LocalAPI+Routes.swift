@@ -7,6 +7,7 @@ internal import Bytes
 internal import CommandLine
 internal import Crypto
 internal import HTTP
+internal import NAT
 internal import NodeCore
 internal import Paths
 internal import Reactor
@@ -26,6 +27,7 @@ extension LocalAPI {
     case ["peers"]: read(request, answer) { self.peers }
     case ["peers", path.last ?? ""]: peer(path[path.count - 1], request, answer)
     case ["ping", path.last ?? ""]: ping(path[path.count - 1], request, answer)
+    case ["netcheck"]: netcheck(request, answer)
     case ["wg"]: wireGuard(request, answer)
     case let rest where rest.count >= 2 && rest[0] == "meshes":
       guard rest[1] == agent.options.mesh else {
@@ -118,11 +120,18 @@ extension LocalAPI {
           ["tier": .string($0.tier.code), "reason": .string($0.reason.rawValue)]
         }),
     ]
+    value["verdict"] = .string(peer.verdict.rawValue)
     guard details else { return .object(value) }
+    value["verdictWords"] = .string(NetworkText.words(peer.verdict))
+    value["advice"] = .string(peer.verdict.advice.rawValue)
+    value["adviceWords"] = NetworkText.words(peer.verdict.advice).map { .string($0) } ?? .null
+    value["nat"] = ["here": Self.describe(peer.ownNAT), "there": Self.describe(peer.peerNAT)]
     value["paths"] = .array(
       peer.paths.map { path in
         [
-          "carrier": .string(path.carrier.description), "tier": .string(path.tier.code),
+          "carrier": .string(path.carrier.description),
+          "ours": agent.ownEndpoint(of: path.carrier).map { .string($0) } ?? .null,
+          "theirs": .string(path.carrier.remote.description), "tier": .string(path.tier.code),
           "kind": .string(path.kind.rawValue), "source": .string(path.source.rawValue),
           "state": .string(path.state.rawValue), "primary": .bool(path.isPrimary),
           "suspect": .bool(path.isSuspect),

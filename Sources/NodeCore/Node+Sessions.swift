@@ -102,6 +102,9 @@ extension Node {
   func addCandidates(_ candidates: [SignalledCandidate], to peer: Peer, now: Instant) {
     // A NAT that lets everybody in needs no hole.
     keepReflexive(candidates, of: peer, now: now)
+    var families = AddressFamilies()
+    for candidate in candidates { families.insert(candidate.endpoint.address) }
+    if !candidates.isEmpty { peer.families = families }
     let isOpen = peer.nat.mapping.isStable && peer.nat.filtering == .endpointIndependent
     for candidate in candidates {
       if candidate.transport == .tcp {

@@ -4,6 +4,7 @@
 #if canImport(Bytes)
   package import Bytes
   internal import Mux
+  package import NAT
   package import Paths
   internal import Signaling
   internal import WireGuard
@@ -32,6 +33,10 @@ package struct PeerStatus: Sendable {
   package var openStreams: Int
   /// Why no better tier is in use.
   package var whyNotBetter: [(tier: Tier, reason: PathReason)]
+  /// What decides about the road, and the NATs at both ends.
+  package var verdict: PathVerdict
+  package var ownNAT: NATFacts
+  package var peerNAT: NATFacts
   package var paths: [PathSnapshot]
   package var history: [PathDecision]
 }
@@ -66,7 +71,8 @@ extension Node {
       bytesReceived: paths.reduce(0) { $0 &+ $1.bytesReceived },
       since: primary == nil ? nil : peer.paths.primarySince,
       openStreams: peer.mux.openStreamCount, whyNotBetter: peer.paths.whyNotBetter(now: now),
-      paths: paths, history: peer.paths.history)
+      verdict: verdict(on: peer, now: now), ownNAT: natFacts, peerNAT: peer.nat, paths: paths,
+      history: peer.paths.history)
   }
 
   /// Drops of the session layer, by reason, those that happened.

@@ -63,6 +63,8 @@ final class Peer {
   var tcpCarrier: Carrier?
   /// Its NAT, as it says.
   var nat = NATFacts.unknown
+  /// Families of the addresses it has named; nil before it has.
+  var families: AddressFamilies?
   /// Sockets opened to guess with, that have not been closed.
   var guessSockets: [UInt32] = []
   /// The crossing side initiates by itself only after this much silence.

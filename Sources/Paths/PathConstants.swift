@@ -101,6 +101,8 @@ package enum PathTunables {
   /// After a change of the network an agreed start waits for STUN's answer,
   /// but no longer than this.
   package static let mappingWait = TimeAmount.milliseconds(600)
+  /// After an agreed start with nothing to guess, what will come has come.
+  package static let tryingSpan = TimeAmount.seconds(4)
   /// Candidates named so long after the agreed start still belong to it.
   package static let punchSpan = TimeAmount.seconds(10)
   // Guessing of ports, offsets from the agreed start.

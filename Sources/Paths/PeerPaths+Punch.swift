@@ -43,6 +43,11 @@ extension PeerPaths {
 
   package var isGuessing: Bool { guess != nil }
 
+  /// An agreed start is so recent that its answers may still come.
+  package func isTrying(now: Instant) -> Bool {
+    now - punchStart < PathTunables.tryingSpan
+  }
+
   /// A path through this UDP socket of ours is up.
   package func hasPath(socket: UInt32) -> Bool {
     records.contains { $0.isUp && $0.isDatagram && $0.carrier.socket == socket }

@@ -15,8 +15,7 @@ enum MartletCommands {
     case .status: return status(invocation)
     case .ping(let peer, let count): return ping(peer, count, invocation)
     case .why(let peer): return why(peer, invocation)
-    case .netcheck:
-      return Entry.fail("martlet", "netcheck is not active yet in this version")
+    case .netcheck(let host, let ports): return netcheck(host, ports, invocation)
     case .wireGuardKey: return wireGuardKey(invocation)
     case .wireGuardAdd(let name, let key, let endpoint, let allowed):
       return wireGuardAdd(name, key, endpoint, allowed, invocation)
@@ -41,7 +40,7 @@ enum MartletCommands {
 
   // MARK: Asking the agent
 
-  private static func ask(
+  static func ask(
     _ method: String, _ path: String, body: JSONValue? = nil, _ invocation: MartletInvocation
   ) -> Result<JSONValue, AgentClient.Failure> {
     do throws(AgentClient.Failure) {
@@ -111,7 +110,7 @@ enum MartletCommands {
     }
   }
 
-  private static func word(_ value: JSONValue?) -> String {
+  static func word(_ value: JSONValue?) -> String {
     switch value {
     case .string(let text)?: text
     case .number(let number)?: number.text
@@ -121,7 +120,7 @@ enum MartletCommands {
   }
 
   /// Three digits behind the point, without trailing zeros.
-  private static func rounded(_ value: Double) -> String {
+  static func rounded(_ value: Double) -> String {
     let thousandths = (value * 1000).rounded() / 1000
     return JSONNumber(thousandths).text
   }
@@ -163,16 +162,26 @@ enum MartletCommands {
       }
       var text =
         "\(peer): \(word(value["tier"]).isEmpty ? "no path" : word(value["tier"])) \(word(value["address"]))\n"
+      text += "because: \(word(value["verdictWords"])) (\(word(value["verdict"])))\n"
+      if !word(value["adviceWords"]).isEmpty {
+        text += "to improve it: \(word(value["adviceWords"]))\n"
+      }
+      text += "NAT here:  \(word(value["nat"]?["here"]?["words"]))\n"
+      text += "NAT there: \(word(value["nat"]?["there"]?["words"]))\n"
       for better in value["whyNotBetter"]?.array ?? [] {
         text += "  not \(word(better["tier"])): \(word(better["reason"]))\n"
       }
-      var table = TextTable(["CARRIER", "TIER", "STATE", "RTT", "PROBES", "ANSWERED", "REASON"])
+      var table = TextTable([
+        "OURS", "THEIRS", "LEARNT", "TIER", "STATE", "RTT", "PROBES", "ANSWERED", "RECEIVED",
+        "REASON",
+      ])
       for path in value["paths"]?.array ?? [] {
         table.add([
-          word(path["carrier"]), word(path["tier"]),
+          word(path["ours"]), word(path["theirs"]),
+          "\(word(path["kind"])), \(word(path["source"]))", word(path["tier"]),
           word(path["state"]) + (path["primary"]?.bool == true ? " (in use)" : ""),
           path["rttMs"]?.double.map { "\(rounded($0)) ms" } ?? "", word(path["probesSent"]),
-          word(path["probesAnswered"]), word(path["reason"]),
+          word(path["probesAnswered"]), word(path["bytesReceived"]), word(path["reason"]),
         ])
       }
       text += table.text
