@@ -57,6 +57,8 @@ static:
 install: build
 	@install -d $(DESTDIR)$(PREFIX)/bin
 	@for name in martlet $(NAMES); do install -m 755 bin/martlet $(DESTDIR)$(PREFIX)/bin/$$name; done
+	@install -d $(DESTDIR)$(PREFIX)/share/martlet/Lab
+	@install -m 644 Lab/*.lab $(DESTDIR)$(PREFIX)/share/martlet/Lab
 	@echo "installed martlet $(NAMES) in $(DESTDIR)$(PREFIX)/bin"
 
 ## make format   swift format over all sources

@@ -80,7 +80,7 @@ final class JobPool {
   private func start(_ job: LabJob) throws(LabFailure) -> Running {
     let log = "\(directory)/job-\(job.number).log"
     let (process, pipe) = try workshop.startPiped(
-      [LabEntry.program] + job.arguments, log: log)
+      [LabEntry.program] + job.arguments, log: log, deathSignal: SIGTERM)
     return Running(
       job: job, process: process, pipe: pipe, log: log, deadline: Workshop.after(job.within))
   }

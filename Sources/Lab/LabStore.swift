@@ -39,6 +39,9 @@ package struct LabStore: Sendable {
   }
 
   static let journalLimit = 1 << 20
+  /// Between a prefix and the number of one of its runs: side by side, alone,
+  /// and the kinds of check-kinds.
+  static let partLetters: Set<Character> = ["r", "t", "k"]
 
   // MARK: Writing
 

@@ -22,11 +22,9 @@ struct StandingLab {
   func up(_ scenario: String) throws(LabFailure) -> Int32 {
     let store = try entry.store()
     let found = try ScenarioLibrary(programs: entry.programs).scenario(scenario)
-    // Killed with us it would not be standing.
-    entry.workshop.deathSignal = 0
     let (keeper, pipe) = try entry.workshop.startPiped(
       [LabEntry.program, "lab", "up", scenario, "--prefix", store.prefix],
-      log: nil, environment: [Self.keeperVariable: "1"])
+      log: nil, deathSignal: 0, environment: [Self.keeperVariable: "1"])
     defer { _ = martlet_close(pipe) }
     var text: [UInt8] = []
     let deadline = Workshop.after(Self.within)
@@ -108,7 +106,9 @@ struct StandingLab {
         }
       }
     } else {
-      prefixes = [try entry.store().prefix]
+      let prefix = try entry.store().prefix
+      prefixes =
+        [prefix] + LabStore.prefixes(in: entry.parent).filter { Self.isPart($0, of: prefix) }
     }
     var found = 0
     for prefix in prefixes {
@@ -128,6 +128,15 @@ struct StandingLab {
       return all ? ExitStatus.success : ExitStatus.failure
     }
     return ExitStatus.success
+  }
+
+  /// The labs of a grid's runs bear its prefix and a number.
+  static func isPart(_ name: String, of prefix: String) -> Bool {
+    guard name.hasPrefix(prefix), let letter = name.dropFirst(prefix.count).first,
+      LabStore.partLetters.contains(letter)
+    else { return false }
+    let number = name.dropFirst(prefix.count + 1)
+    return !number.isEmpty && number.allSatisfy { $0.isASCII && $0.isNumber }
   }
 
   /// "mlab123-net" → "mlab123".

@@ -57,8 +57,6 @@ package final class Workshop {
   /// While tearing down nothing interrupts any more.
   var ignoresSignals = false
   var journal: Int32 = -1
-  /// Sent by the kernel to what we started when we end; 0 for labs that stay.
-  var deathSignal: Int32 = SIGKILL
 
   init(environment: [String: String]) throws(LabFailure) {
     self.environment = environment
@@ -119,7 +117,8 @@ package final class Workshop {
 
   private func spawn(
     _ arguments: [String], namespace: String?, directory: String?, environment: [String: String],
-    input: Int32, output: Int32, error: Int32, log: String?, recorded: Bool
+    input: Int32, output: Int32, error: Int32, log: String?, recorded: Bool,
+    deathSignal: Int32 = SIGKILL
   ) throws(LabFailure) -> LabProcess {
     let path = namespace.map { Namespaces.path($0) }
     let variables = environment.map { "\($0.key)=\($0.value)" }
@@ -162,9 +161,12 @@ package final class Workshop {
   }
 
   /// A program with its output in a pipe; the caller reads it.
-  /// - Parameter log: for what it says on standard error; nil: as ours.
+  /// - Parameters:
+  ///   - log: for what it says on standard error; nil: as ours.
+  ///   - deathSignal: the kernel sends it when we end, however; 0: none.
   func startPiped(
-    _ arguments: [String], log: String?, environment extra: [String: String] = [:]
+    _ arguments: [String], log: String?, deathSignal: Int32,
+    environment extra: [String: String] = [:]
   ) throws(LabFailure) -> (process: LabProcess, output: Int32) {
     var reading: Int32 = -1
     var writing: Int32 = -1
@@ -177,7 +179,7 @@ package final class Workshop {
     do throws(LabFailure) {
       let process = try spawn(
         arguments, namespace: nil, directory: nil, environment: variables(extra), input: -1,
-        output: writing, error: errors, log: log, recorded: true)
+        output: writing, error: errors, log: log, recorded: true, deathSignal: deathSignal)
       return (process, reading)
     } catch {
       _ = martlet_close(reading)

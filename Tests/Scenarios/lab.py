@@ -55,7 +55,7 @@ def labs():
     return {lab["prefix"]: lab for lab in json.loads(martlet("list", "--json").stdout)["labs"]}
 
 
-def runs(pid):
+def is_running(pid):
     """A process that nobody has waited for yet does not run any more."""
     try:
         with open(f"/proc/{pid}/stat") as facts:
@@ -87,27 +87,33 @@ def up_and_down():
         raise Failure(f"not down: {result.stdout}{result.stderr}")
 
 
-def runner_dies(number):
-    """A run is ended in the middle; nothing of it stays, at once or after `down`."""
+def runner_dies(number, runs=1):
+    """A run is ended in the middle; nothing of it stays, at once or after `down`.
+    Of several runs each is a lab of its own, with the prefix and a number."""
     prefix = f"scen{os.getpid()}d{number}"
+    parts = [prefix] if runs == 1 else [f"{prefix}r{run}" for run in range(runs)]
     runner = subprocess.Popen(
         [str(BIN / "martlet"), "lab", "run", "symmetric-random,symmetric-random", "--prefix",
-         prefix], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True)
+         prefix, "--runs", str(runs)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        wait_for("agents run", lambda: labs().get(prefix, {}).get("processes", 0) >= 3, within=20)
+        wait_for("agents run", lambda: all(
+            labs().get(part, {}).get("processes", 0) >= 3 for part in parts), within=20)
         parent = os.environ.get("TMPDIR") or "/tmp"
-        with open(f"{parent}/martlet-lab-{os.getuid()}/{prefix}/journal") as lines:
-            pids = [int(line.split()[1]) for line in lines if line.startswith("process")]
+        pids = []
+        for part in parts:
+            with open(f"{parent}/martlet-lab-{os.getuid()}/{part}/journal") as lines:
+                pids += [int(line.split()[1]) for line in lines if line.startswith("process")]
         runner.send_signal(number)
         runner.wait(15)
         if number == signal.SIGKILL:
             result = martlet("down", "--prefix", prefix)
             if result.returncode != 0:
                 raise Failure(f"down: {result.stderr}")
-        left = [pid for pid in pids if runs(pid)]
-        if left or prefix in labs() or namespaces(prefix):
-            raise Failure(f"left behind: processes {left}, namespaces {namespaces(prefix)}")
+        left = [pid for pid in pids if is_running(pid)]
+        names = [name for part in parts for name in namespaces(part)]
+        if left or names or set(labs()) & {prefix, *parts}:
+            raise Failure(f"left behind: processes {left}, namespaces {names}")
     finally:
         if runner.poll() is None:
             runner.kill()
@@ -132,6 +138,8 @@ def main():
     report.step("a lab is made, stands and is taken down", up_and_down)
     report.step("ctrl-C takes everything down", lambda: runner_dies(signal.SIGINT))
     report.step("after kill -9 nothing stays", lambda: runner_dies(signal.SIGKILL))
+    report.step("nor after kill -9 of one that has several",
+                lambda: runner_dies(signal.SIGKILL, runs=2))
     report.finish()
 
 
