@@ -215,8 +215,7 @@ extension Node {
         finishedProbe(index, report, now: now)
       case .refreshed(let refresh):
         for peer in peers where !peer.isRemoved && peer.meetAt != nil {
-          peer.meetAt = nil
-          meet(peer, now: now)
+          meetSoon(peer, at: now)
         }
         if refresh.wantsProbe { startProbe(index, now: now) }
       }
@@ -237,6 +236,9 @@ extension Node {
       reportAgain(now: now)
       for peer in peers where !peer.isRemoved {
         peer.paths.setNAT(local: natFacts, peer: peer.nat)
+        // What was tried without knowing this is tried again.
+        peer.paths.hastenPunch(now: now)
+        touch(peer)
       }
     }
   }
@@ -318,6 +320,8 @@ extension Node {
       }
     case .guess(let index) where !peers[index].isRemoved:
       let peer = peers[index]
+      log(
+        .debug, "guess", "\(peer.name): \(sockets.count) sockets opened, so that one port is hit")
       peer.guessSockets += sockets.map(\.number)
       peer.paths.guess(from: sockets.map(\.number), now: now)
       // The guess may have ended meanwhile.

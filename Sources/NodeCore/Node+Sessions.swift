@@ -49,6 +49,12 @@ extension Node {
     keeper.initiate(peer.handle, now: now)
   }
 
+  /// Meets at `at`, or as soon after it as a meeting may be asked for.
+  func meetSoon(_ peer: Peer, at: Instant) {
+    peer.meetAt = max(at, peer.lastAsked + NodeLimits.connectRetry)
+    touch(peer)
+  }
+
   /// PunchStart: the server names the peer's candidates and our channel.
   func met(_ peer: Peer, _ punch: PunchStart, now: Instant) {
     peer.meeting = .met(session: punch.session)
@@ -354,11 +360,8 @@ extension Node {
       case .wantsPunch:
         if isOnline, peer.isOnline {
           // Where our NAT has put us must be known before the peer is told.
-          if refreshMappings(now: now) {
-            peer.meetAt = now + PathTunables.mappingWait
-          } else {
-            meet(peer, now: now)
-          }
+          let wait = refreshMappings(now: now) ? PathTunables.mappingWait : .zero
+          meetSoon(peer, at: now + wait)
         } else {
           peer.paths.punch(at: now, now: now)
         }

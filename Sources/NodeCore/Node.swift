@@ -145,6 +145,9 @@ package final class Node {
     addresses: [AddressPrefix], socketV4: UInt32?, socketV6: UInt32?, now: Instant
   ) {
     clock = now
+    // Link-local IPv6 addresses name nothing outside their link; they come and
+    // go (duplicate address detection) without changing anybody's way.
+    let addresses = addresses.filter { $0.address.isV4 || !$0.address.isLinkLocal }
     let changed =
       addresses != localAddresses || socketV4 != self.socketV4 || socketV6 != self.socketV6
     guard changed else { return }

@@ -38,11 +38,9 @@ struct PathRecord: Sendable {
   var earliestPing = Instant.distantPast
   var rounds = 0
   var wasProven = false
-  /// While unproven: what we sent to a learnt address, what it sent us.
+  /// While unproven: what it sent us, and what it got back for that.
   var unprovenSent = 0
   var unprovenReceived = 0
-  /// Of what it sent us, what went back beyond the probe budget.
-  var answersSent = 0
 
   // Liveness of a path that is up.
   var lastHeard = Instant.distantPast

@@ -276,7 +276,6 @@ extension PeerPaths {
     records[i].rounds = 0
     records[i].unprovenSent = 0
     records[i].unprovenReceived = 0
-    records[i].answersSent = 0
     records[i].quietInterval = PathTunables.lightQuiet
     if isReturn {
       records[i].datagramSize.restart()

@@ -50,24 +50,17 @@ extension PeerPaths {
     _ i: Int, bytes: Int, budget: inout ProbeBudget, now: Instant
   ) -> Permission {
     guard records[i].isDatagram, !records[i].isUp else { return .yes }
-    let isLearnt = records[i].source == .fromPacket && !records[i].wasProven
-    if isLearnt,
-      records[i].unprovenSent + bytes > records[i].unprovenReceived * PathLimits.learntFactor
-    {
-      return .factor
+    // What it sent us itself, three times over, it may get back; to one that
+    // was named the probe budget besides (DESIGN §1, §2).
+    if records[i].unprovenSent + bytes <= records[i].unprovenReceived * PathLimits.learntFactor {
+      records[i].unprovenSent += bytes
+      return .yes
     }
+    if records[i].source == .fromPacket && !records[i].wasProven { return .factor }
     let address = records[i].carrier.remote.address
     guard budget.take(address, bytes: bytes, now: now) else {
-      // What it sent us itself it may get back, as a learnt address may.
-      if !isLearnt,
-        records[i].answersSent + bytes <= records[i].unprovenReceived * PathLimits.learntFactor
-      {
-        records[i].answersSent += bytes
-        return .yes
-      }
       return .budget(budget.nextFree(address, now: now))
     }
-    records[i].unprovenSent += bytes
     return .yes
   }
 
