@@ -67,8 +67,8 @@ let package = Package(
     target(
       "Server",
       [
-        "Bytes", "Crypto", "Mux", "Relay", "Signaling", "ServerCore", "Reactor", "TLS", "HTTP",
-        "Transport", "Storage", "CommandLine",
+        "Bytes", "Crypto", "STUN", "Mux", "Relay", "Signaling", "ServerCore", "Reactor", "TLS",
+        "HTTP", "Transport", "Storage", "CommandLine",
       ]),
     target("Lab", ["Bytes", "NAT", "CLinux", "Reactor", "HTTP", "CommandLine"]),
     .executableTarget(

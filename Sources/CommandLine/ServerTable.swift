@@ -114,22 +114,18 @@ package enum ServerTable {
       "TCP port of signalling, REST and console; ws and wss alike"),
     Flag(
       "stun-udp1", .port(zeroAllowed: false), default: "27182", config: "server.stunUDP1",
-      inactive: true,
       "first UDP port of STUN"),
     Flag(
       "stun-udp2", .port(zeroAllowed: false), default: "27183", config: "server.stunUDP2",
-      inactive: true,
       "second UDP port of STUN"),
     Flag(
       "stun-tcp1", .port(zeroAllowed: false), default: "27180", config: "server.stunTCP1",
-      inactive: true,
       "first TCP port of STUN"),
     Flag(
       "stun-tcp2", .port(zeroAllowed: false), default: "27181", config: "server.stunTCP2",
-      inactive: true,
       "second TCP port of STUN"),
     Flag(
-      "stun-alt-ip", .address, config: "server.stunAltIP", inactive: true,
+      "stun-alt-ip", .address, config: "server.stunAltIP",
       "second address of this host, for full RFC 5780"),
     Flag(
       "tls-cert", .path, config: "server.tlsCert",
@@ -217,6 +213,11 @@ package enum ServerTable {
       ("-stun-tcp2", options.stunTCP2),
     ])
     options.stunAlternateAddress = flags.text("stun-alt-ip").flatMap { IPAddress($0) }
+    if let second = options.stunAlternateAddress,
+      second.isUnspecified || second.isMulticast || second.isBroadcast
+    {
+      throw UsageError("-stun-alt-ip \(second) is not an address a host can have")
+    }
     options.tlsCertificate = flags.text("tls-cert")
     options.tlsKey = flags.text("tls-key")
     guard (options.tlsCertificate == nil) == (options.tlsKey == nil) else {

@@ -113,11 +113,15 @@ package struct STUNMessage: Hashable, Sendable {
   /// would be a message without attributes, of 20 bytes.
   package static func isSTUN(_ bytes: RawSpan) -> Bool {
     var reader = ByteReader(bytes)
-    guard let type = reader.uint16(), type < 0x4000, let length = reader.uint16(),
-      length & 3 == 0, Int(length) + STUNConstants.header == bytes.byteCount,
-      reader.uint32() == STUNConstants.cookie
-    else { return false }
-    return true
+    guard isSTUNHead(bytes), reader.skip(2), let length = reader.uint16() else { return false }
+    return length & 3 == 0 && Int(length) + STUNConstants.header == bytes.byteCount
+  }
+
+  /// The two zero bits and the cookie, whatever the length.
+  static func isSTUNHead(_ bytes: RawSpan) -> Bool {
+    var reader = ByteReader(bytes)
+    guard let type = reader.uint16(), type < 0x4000, reader.skip(2) else { return false }
+    return reader.uint32() == STUNConstants.cookie
   }
 
   /// The transaction of a STUN message, without looking further; nil when it is

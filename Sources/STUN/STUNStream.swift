@@ -27,14 +27,17 @@ package struct STUNStream: Sendable {
       }
       guard pending.count >= STUNConstants.header else { break }
       let whole = STUNConstants.header + Int(UInt16(pending[2]) << 8 | UInt16(pending[3]))
-      guard whole <= STUNLimits.streamMessageBytes, pending[0] < 0x40, pending[3] & 3 == 0 else {
+      // What is not STUN ends now, not when all that its length promises has come.
+      guard whole <= STUNLimits.streamMessageBytes, pending[3] & 3 == 0,
+        STUNMessage.isSTUNHead(pending.span.bytes)
+      else {
         isBroken = true
         break
       }
       let missing = min(whole - pending.count, reader.remaining)
       if let more = reader.bytes(missing) { pending.append(more) }
       guard pending.count == whole else { break }
-      let goesOn = STUNMessage.isSTUN(pending.span.bytes) && body(pending.span.bytes)
+      let goesOn = body(pending.span.bytes)
       pending.removeAll(keepingCapacity: true)
       if !goesOn { isBroken = true }
     }

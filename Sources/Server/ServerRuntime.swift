@@ -1,6 +1,7 @@
 /// One server at work: the pure `CoordinationServer` with its one port (ws,
-/// wss, REST), its storage thread and its files. Everything but storage runs on
-/// one event loop. spec/inp2p.md; docs/protocol/server.md.
+/// wss, REST), the STUN ports beside it, its storage thread and its files.
+/// Everything but storage runs on one event loop. spec/inp2p.md;
+/// docs/protocol/server.md.
 
 internal import Bytes
 package import CommandLine
@@ -32,6 +33,7 @@ package final class ServerRuntime {
   private let timer: LoopTimer
   private var random: SeededRandom
   private var listeners: [StreamListener] = []
+  private var stun: STUNService?
   private var control: ControlSocket?
   private var channels: [UInt32: WebChannel] = [:]
   private var lastNumber: UInt32 = 0
@@ -101,6 +103,8 @@ package final class ServerRuntime {
     // A new authority's key must be on disk before anything it signs leaves.
     try storeBeforeListening()
     try listen()
+    stun = try STUNService(
+      loop, options: options, random: SeededRandom(seed: self.random.bytes(32)))
     do throws(SystemError) {
       control = try ControlSocket(loop, path: directory + "/control.sock") { words in
         me?.control(words) ?? "stopping"
@@ -114,6 +118,8 @@ package final class ServerRuntime {
     loop.afterEachBatch { [weak self] in self?.drain() }
     for notice in options.notices { log.warn(notice) }
     log.info("listening on port \(options.webSocketPort) (ws, wss, REST)")
+    log.info(
+      "STUN on UDP ports \(options.stunUDP1) and \(options.stunUDP2), TCP ports \(options.stunTCP1) and \(options.stunTCP2)\(options.stunAlternateAddress.map { ", second address \($0)" } ?? "")")
     drain()
   }
 
@@ -122,6 +128,7 @@ package final class ServerRuntime {
     guard !isStopped else { return }
     isStopped = true
     for listener in listeners { listener.close() }
+    stun?.close()
     control?.close()
     for channel in Array(channels.values) { channel.close(code: 1001, reason: "the server stops") }
     carryOutEffects()

@@ -62,13 +62,9 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
       wanted.stunUDP2 = 27183
       wanted.stunTCP1 = 27180
       wanted.stunTCP2 = 27181
-      wanted.notices = ["stun-udp1", "stun-udp2", "stun-tcp1", "stun-tcp2"].map {
-        "-\($0) is not active yet in this version; it has no effect"
-      }
       #expect(options == wanted)
-      var defaults = ServerOptions(tokens: [MeshToken(12_345_678)])
-      defaults.notices = wanted.notices
-      #expect(options == defaults, "the flags are the defaults")
+      let defaults = ServerOptions(tokens: [MeshToken(12_345_678)])
+      #expect(options == defaults, "the flags are the defaults, and all are active")
     }
   }
 
@@ -209,10 +205,27 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
   }
 
   @Test func laterFeaturesAreCheckedAndSaid() throws {
-    let options = try server("inp2ps -token 1 -stun-alt-ip 1.2.3.4")
-    #expect(options.notices == ["-stun-alt-ip is not active yet in this version; it has no effect"])
-    #expect(options.stunAlternateAddress?.description == "1.2.3.4")
-    #expect(refusal { _ = try server("inp2ps -token 1 -stun-alt-ip x") }?.status == 2)
+    let options = try server("inp2ps -token 1 -tls-proxied")
+    #expect(options.notices == ["-tls-proxied is not active yet in this version; it has no effect"])
+  }
+
+  @Test func theSecondSTUNAddressIsAnAddress() throws {
+    for address in ["1.2.3.4", "2001:db8::2"] {
+      let options = try server("inp2ps -token 1 -stun-alt-ip \(address)")
+      #expect(options.stunAlternateAddress?.description == address && options.notices.isEmpty)
+    }
+    for address in ["x", "1.2.3.4:5", "1.2.3", "0.0.0.0", "::", "224.0.0.1", "255.255.255.255"] {
+      let refused = refusal { _ = try server("inp2ps -token 1 -stun-alt-ip \(address)") }
+      #expect(refused?.status == 2, "\(address)")
+      #expect(refused?.errorOutput.contains("-stun-alt-ip") == true, "\(address)")
+    }
+  }
+
+  @Test func noSTUNPortIsZero() {
+    for flag in ["stun-udp1", "stun-udp2", "stun-tcp1", "stun-tcp2"] {
+      let refused = refusal { _ = try server("inp2ps -token 1 -\(flag) 0") }
+      #expect(refused?.status == 2 && refused?.errorOutput.contains("-\(flag)") == true)
+    }
   }
 }
 

@@ -267,6 +267,7 @@ import Testing
     let tables: [(String, [UInt8])] = [
       ("HTTP", ascii("GET / HTTP/1.1\r\nHost: x\r\n\r\n")),
       ("TLS", hex("16030102000100010001fc0303") + [UInt8](repeating: 0, count: 40)),
+      ("TLS with a likely length", hex("16030100") + [UInt8](repeating: 0, count: 16)),
       ("no cookie", raw(cookie: 1, [])),
       ("too long", raw([UInt8](repeating: 0, count: 560))),
       ("odd length", raw([0])),

@@ -18,6 +18,11 @@ BAD_TOKENS = BAD_NUMBERS
 PORT_FLAG = re.compile(r"^  -([a-z0-9-]+) PORT ", re.M)
 
 
+# A second server on the machine, all of it elsewhere.
+SECOND_PORTS = ("-ws-port", "27283", "-stun-udp1", "27282", "-stun-udp2", "27283",
+                "-stun-tcp1", "27280", "-stun-tcp2", "27281")
+
+
 class Configs:
     def __init__(self, lab):
         self.lab = lab
@@ -328,6 +333,12 @@ class Configs:
     def ports(self):
         self.refused(
             1, ["-ws-port", "27183"], BIN / "inp2ps", "-token", TOKEN, "-data", "other")
+        for at, flag in enumerate(("-stun-udp1", "-stun-udp2", "-stun-tcp1", "-stun-tcp2")):
+            port = {"-stun-udp1": "27182", "-stun-udp2": "27183", "-stun-tcp1": "27180",
+                    "-stun-tcp2": "27181"}[flag]
+            ports = list(SECOND_PORTS)
+            ports[3 + 2 * at] = port
+            self.refused(1, [flag, port], BIN / "inp2ps", "-token", TOKEN, "-data", "other", *ports)
         taken = self.box.listen(7901)
         udp = self.box.socket(socket.SOCK_DGRAM)
         udp.bind(("0.0.0.0", 7902))
@@ -376,7 +387,7 @@ class Configs:
         if process.terminate(5) != 0:
             raise Failure("agent without a server: status not 0")
         server = self.box.spawn(
-            BIN / "inp2ps", "-token", "5", "-data", "second", "-ws-port", "27283", log="second.log")
+            BIN / "inp2ps", "-token", "5", "-data", "second", *SECOND_PORTS, log="second.log")
         wait_for("a second server", lambda: self.listens(27283))
         idle = self.box.connect(27283)
         server.popen.send_signal(signal.SIGINT)
