@@ -20,17 +20,21 @@ extension Node {
     _ owner: TunnelOwner, service: OpenRequest, exits: [EndpointReference], now: Instant
   ) -> FlowID? {
     guard let id = newFlow() else { return nil }
-    let candidates = peers.filter { !$0.isStock }
-    let order = exitChooser.order(
-      for: service, exits: exits,
-      candidates: candidates.map { $0.exitCandidate(for: service) }, now: now)
+    let others = peers.filter { !$0.isStock && !$0.isOwn }
+    var indexes = others.map(\.index)
+    var candidates = others.map { $0.exitCandidate(for: service) }
+    if let candidate = ownCandidate(for: service, exits: exits) {
+      indexes.append(ownEnd(now: now).index)
+      candidates.append(candidate)
+    }
+    let order = exitChooser.order(for: service, exits: exits, candidates: candidates, now: now)
     let slot = Int(id.index)
     flows[slot].isNear = true
     flows[slot].owner = owner
     flows[slot].phase = .opening
     flows[slot].target = service.description
     flows[slot].attempt = Flow.Attempt(
-      service: service, exits: candidates.map(\.index), steps: ExitAttempt(order: order),
+      service: service, exits: indexes, steps: ExitAttempt(order: order),
       openedAt: now, due: now + NodeLimits.connectDue)
     openings.insert(id.index)
     if let step = flows[slot].attempt?.steps.start() { take(step, flow: slot, now: now) }

@@ -211,6 +211,7 @@ extension Node {
 
   /// - Returns: false when the batch is full before everything left.
   private func fill(_ peer: Peer, into batch: TransmitBatch, now: Instant) -> Bool {
+    if peer.isOwn { pumpOwn(now: now) }
     guard !peer.isRemoved, !peer.isStock else { return true }
     while let opener = peer.paths.pollOpener(budget: &budget, now: now) {
       guard batch.freeCapacity >= Node.batchReserve else { return false }

@@ -16,6 +16,7 @@ extension Node {
   /// - Returns: false when there is no way to ask: the peer is offline, or the
   ///   server is away and no address of the peer is known.
   func wantSession(with peer: Peer, now: Instant) -> Bool {
+    if peer.isOwn { return true }
     guard !peer.isRemoved else { return false }
     peer.isWanted = true
     if peer.isConnected, keeper.canSeal(peer.handle, now: now) { return true }

@@ -104,6 +104,8 @@ package final class Node {
   package internal(set) var tunnelLog = TunnelEventLog()
   var flows: [Flow] = []
   var freeFlows: [UInt32] = []
+  /// The connection to ourselves; nil until a tunnel's halves are both here.
+  var own: OwnEnds?
   var openings: Set<UInt32> = []
 
   var pings: [UInt64: PendingPing] = [:]
@@ -204,7 +206,7 @@ package final class Node {
   /// When `advance` must be called at the latest.
   package var nextDeadline: Instant {
     var next = min(keeper.nextDeadline, min(nextSignalDeadline, nextOpeningDue))
-    next = min(next, min(nextProbeDeadline, expiryAt))
+    next = min(next, min(nextProbeDeadline, min(expiryAt, ownDeadline)))
     for peer in peers where !peer.isRemoved {
       next = min(next, deadline(of: peer))
     }
@@ -236,6 +238,7 @@ package final class Node {
     advanceProbes(now: now)
     advanceOpenings(now: now)
     advanceExpiry(to: now)
+    advanceOwn(to: now)
     for peer in peers where !peer.isRemoved { advance(peer, now: now) }
     advancePings(now: now)
     settle(now: now)
@@ -283,6 +286,7 @@ package final class Node {
     var position = 0
     while position < touched.count {
       let peer = peers[touched[position]]
+      if peer.isOwn { pumpOwn(now: now) }
       drainMux(of: peer, now: now)
       peer.paths.setHeld(peer.mux.openStreamCount > 0, now: now)
       drainPaths(of: peer, now: now)

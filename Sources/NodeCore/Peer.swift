@@ -30,6 +30,8 @@ final class Peer {
   let publicKey: [UInt8]
   let isStock: Bool
   var isRemoved = false
+  /// An end of the connection to ourselves.
+  var isOwn = false
   var handle: PeerHandle
   var mux: Multiplexer
   var paths: PeerPaths
@@ -199,6 +201,7 @@ final class Peer {
 
   /// "udp-direct 10.0.0.2:4711", or words for none.
   var pathWords: String {
+    if isOwn { return "this endpoint" }
     guard let lane = paths.primary, let tier = paths.tier(of: lane),
       let carrier = paths.carrier(of: lane)
     else { return "no path" }
