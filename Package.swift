@@ -27,6 +27,8 @@ let package = Package(
     // C shims and system libraries.
     .target(name: "CLinux"),
     .systemLibrary(name: "COpenSSL", pkgConfig: "libssl", providers: [.apt(["libssl-dev"])]),
+    .systemLibrary(
+      name: "CMiniUPnPc", pkgConfig: "miniupnpc", providers: [.apt(["libminiupnpc-dev"])]),
     .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
 
     // Core: bytes and time in, values out.
@@ -56,6 +58,7 @@ let package = Package(
     target("Reactor", ["Bytes", "CLinux"]),
     target("TLS", ["Bytes", "COpenSSL"]),
     target("HTTP", ["Bytes"]),
+    target("UPnP", ["Bytes", "CMiniUPnPc"]),
     target("Storage", ["Bytes", "CSQLite"]),
     target("Transport", ["Bytes", "Reactor", "TLS", "HTTP"]),
     target("CommandLine", ["Bytes", "Crypto", "CLinux", "HTTP", "NAT", "Tunnels"]),
