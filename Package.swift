@@ -65,8 +65,8 @@ let package = Package(
     target(
       "Agent",
       [
-        "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels",
-        "NodeCore", "Reactor", "TLS", "HTTP", "Transport", "CommandLine",
+        "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "PortMapping", "Signaling",
+        "Tunnels", "NodeCore", "Reactor", "TLS", "HTTP", "UPnP", "Transport", "CommandLine",
       ]),
     target(
       "Server",
