@@ -27,6 +27,8 @@ let package = Package(
     // C shims and system libraries.
     .target(name: "CLinux"),
     .systemLibrary(name: "COpenSSL", pkgConfig: "libssl", providers: [.apt(["libssl-dev"])]),
+    .systemLibrary(
+      name: "CMiniUPnPc", pkgConfig: "miniupnpc", providers: [.apt(["libminiupnpc-dev"])]),
     .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
 
     // Core: bytes and time in, values out.
@@ -37,6 +39,7 @@ let package = Package(
     target("WireGuard", ["Bytes", "Crypto"]),
     target("Mux", ["Bytes"]),
     target("Paths", ["Bytes", "NAT"]),
+    target("PortMapping", ["Bytes"]),
     target("Relay", ["Bytes", "Mux"]),
     target("Signaling", ["Bytes", "Crypto", "NAT"]),
     target("Tunnels", ["Bytes"]),
@@ -55,14 +58,15 @@ let package = Package(
     target("Reactor", ["Bytes", "CLinux"]),
     target("TLS", ["Bytes", "COpenSSL"]),
     target("HTTP", ["Bytes"]),
+    target("UPnP", ["Bytes", "CMiniUPnPc"]),
     target("Storage", ["Bytes", "CSQLite"]),
     target("Transport", ["Bytes", "Reactor", "TLS", "HTTP"]),
     target("CommandLine", ["Bytes", "Crypto", "CLinux", "HTTP", "NAT", "Tunnels"]),
     target(
       "Agent",
       [
-        "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels",
-        "NodeCore", "Reactor", "TLS", "HTTP", "Transport", "CommandLine",
+        "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "PortMapping", "Signaling",
+        "Tunnels", "NodeCore", "Reactor", "TLS", "HTTP", "UPnP", "Transport", "CommandLine",
       ]),
     target(
       "Server",
@@ -87,6 +91,7 @@ let package = Package(
     tests("WireGuard", ["Bytes", "Crypto", "WireGuard"]),
     tests("Mux", ["Bytes", "Mux"]),
     tests("Paths", ["Bytes", "NAT", "Paths"]),
+    tests("PortMapping", ["Bytes", "PortMapping"]),
     tests("Relay", ["Bytes", "Mux", "Relay"]),
     tests("Signaling", ["Bytes", "Crypto", "NAT", "Signaling"]),
     tests("Tunnels", ["Bytes", "Tunnels"]),

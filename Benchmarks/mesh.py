@@ -25,7 +25,9 @@ class Agent:
              "-token", TOKEN, *mesh.stun, "-config", directory / "config.json", "-newconfig",
              "-data", directory / "data", "-listen", self.address, "-port", self.port,
              *mesh.agent_flags],
-            space, self.log, {"HOME": str(directory), **environment}, cwd=directory)
+            space, self.log,
+            # This machine's own router is no part of a measurement.
+            {"HOME": str(directory), "INP2P_NO_PORT_MAPPING": "true", **environment}, cwd=directory)
 
     def run(self, program, *words, check=True):
         return output_of(["env", f"ZTM_AGENT={self.address}", f"HOME={self.log.parent}",

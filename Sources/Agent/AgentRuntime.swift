@@ -39,6 +39,7 @@ package final class AgentRuntime {
   private(set) lazy var tunnels = TunnelManager(self)
   private var bridges: [FlowID: FlowBridge] = [:]
   private var monitor: NetworkMonitor?
+  private(set) var portMapping: PortMappingManager?
   private var saveTimer: TimerToken?
   private var pingWaiters: [UInt32: (Result<(TimeAmount, String), PingFailure>) -> Void] = [:]
   private var lastPing: UInt32 = 0
@@ -103,6 +104,7 @@ package final class AgentRuntime {
 
   /// Begins to work: interfaces, tunnels, the server.
   package func start() throws(AgentStartFailure) {
+    if options.mapsPorts { portMapping = PortMappingManager(self) }
     readInterfaces()
     restoreStockPeers()
     do throws(SystemError) {
@@ -138,6 +140,7 @@ package final class AgentRuntime {
     isStopped = true
     api?.stop()
     watcher?.stop()
+    portMapping?.stop()
     carriers?.close()
     tunnels.stop()
     for bridge in bridges.values { bridge.connection.reset() }
@@ -150,6 +153,9 @@ package final class AgentRuntime {
     monitor?.close()
     names.close()
   }
+
+  /// What may take a moment at the end; call after the loop has ended.
+  package func finishStopping() { portMapping?.finish() }
 
   private static func kernelSeed() throws(AgentStartFailure) -> [UInt8] {
     do throws(SystemError) {
@@ -196,7 +202,8 @@ package final class AgentRuntime {
   private func readInterfaces() {
     do throws(SystemError) {
       var addresses: [AddressPrefix] = []
-      for interface in try NetworkInterfaces.current() where interface.isUp {
+      let interfaces = try NetworkInterfaces.current()
+      for interface in interfaces where interface.isUp {
         for address in interface.addresses
         where !address.isTentative && !address.isDuplicate && !address.isDeprecated {
           addresses.append(AddressPrefix(address.address, address.prefix))
@@ -206,9 +213,16 @@ package final class AgentRuntime {
         addresses: addresses, socketV4: socketV4?.number, socketV6: socketV6?.number,
         now: loop.now)
       uplinks?.networkChanged()
+      portMapping?.networkChanged(interfaces)
     } catch {
       log.warn("the interfaces cannot be read: \(error)")
     }
+  }
+
+  /// The router's answer: where others reach our UDP port from outside.
+  func portMapped(_ external: Endpoint?, _ words: String) {
+    log.info(words)
+    node.setPortMapping(external, now: loop.now)
   }
 
   // MARK: Drain

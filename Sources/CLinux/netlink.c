@@ -138,45 +138,43 @@ int martlet_interfaces(struct martlet_interface_address *out, int limit) {
   return result < 0 ? result : all.count;
 }
 
-struct gateways {
-  struct martlet_endpoint *out;
-  uint32_t metrics[16];
+struct routes {
+  struct martlet_route *out;
   int limit;
   int count;
 };
 
 static void visit_route(const struct nlmsghdr *m, void *context) {
-  struct gateways *all = context;
+  struct routes *all = context;
   if (m->nlmsg_type != RTM_NEWROUTE || all->count == all->limit) return;
   const struct rtmsg *route = NLMSG_DATA(m);
   if (route->rtm_dst_len != 0 || route->rtm_type != RTN_UNICAST ||
       route->rtm_table != RT_TABLE_MAIN)
     return;
-  struct martlet_endpoint gateway = {0};
-  uint32_t metric = 0;
+  struct martlet_route entry = {0};
   int found = 0;
   int left = (int)RTM_PAYLOAD(m);
   for (struct rtattr *a = RTM_RTA(route); RTA_OK(a, left); a = RTA_NEXT(a, left)) {
     if (a->rta_type == RTA_GATEWAY) {
-      take_address(&gateway, route->rtm_family, a);
+      take_address(&entry.gateway, route->rtm_family, a);
       found = 1;
     } else if (a->rta_type == RTA_PRIORITY && RTA_PAYLOAD(a) >= 4) {
-      memcpy(&metric, RTA_DATA(a), 4);
+      memcpy(&entry.metric, RTA_DATA(a), 4);
+    } else if (a->rta_type == RTA_OIF && RTA_PAYLOAD(a) >= 4) {
+      memcpy(&entry.interface, RTA_DATA(a), 4);
     }
   }
   if (!found) return;
   int at = all->count++;
-  while (at > 0 && all->metrics[at - 1] > metric) {
-    all->metrics[at] = all->metrics[at - 1];
+  while (at > 0 && all->out[at - 1].metric > entry.metric) {
     all->out[at] = all->out[at - 1];
     at--;
   }
-  all->metrics[at] = metric;
-  all->out[at] = gateway;
+  all->out[at] = entry;
 }
 
-int martlet_default_gateways(struct martlet_endpoint *out, int limit) {
-  struct gateways all = {.out = out, .limit = limit < 16 ? limit : 16};
+int martlet_default_routes(struct martlet_route *out, int limit) {
+  struct routes all = {.out = out, .limit = limit};
   int fd = netlink_open(NETLINK_ROUTE);
   if (fd < 0) return fd;
   int result = dump(fd, RTM_GETROUTE, AF_UNSPEC, visit_route, &all);

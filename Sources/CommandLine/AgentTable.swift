@@ -44,6 +44,8 @@ package struct AgentOptions: Hashable, Sendable {
   /// The mesh's local name.
   package var mesh = "default"
   package var takesRemoteApps = true
+  /// Ask the router to open our port (UPnP-IGD, NAT-PMP, PCP).
+  package var mapsPorts = true
   package var logLevel = LogLevel.info
   /// Of config.json, without those whose peer is this node.
   package var apps: [AppDefinition] = []
@@ -196,6 +198,9 @@ package enum AgentTable {
       "never guess the ports of NATs that map anew for every address; such pairs use the relay"),
     Flag("no-remote-apps", .bool, inactive: true, "refuse apps pushed by the server"),
     Flag(
+      "no-port-mapping", .bool, environment: "INP2P_NO_PORT_MAPPING",
+      "do not ask the router to open our port (PCP, NAT-PMP, UPnP)"),
+    Flag(
       "log-level", .choice(LogLevel.words), placeholder: "LEVEL", default: "info",
       config: "logLevel", "debug, info, warn or error"),
     Flag("version", .bool, "print the version and exit"),
@@ -274,6 +279,7 @@ package enum AgentTable {
     options.proxy = flags.text("proxy")
     options.mesh = flags.text("mesh") ?? options.mesh
     options.takesRemoteApps = !flags.bool("no-remote-apps")
+    options.mapsPorts = try mapsPorts(flags, config, path: arguments.configPath)
     options.logLevel = flags.text("log-level").flatMap(LogLevel.init(word:)) ?? .info
     options.notices = flags.notices
     do {
@@ -302,6 +308,26 @@ package enum AgentTable {
     let isNew = arguments.ignoresConfig || bytes == nil
     return AgentArguments.Resolved(
       options: options, configToSave: isNew ? newConfig(options, flags).bytes() : nil)
+  }
+
+  /// The file says it the other way round: `"portMapping": false`.
+  private static func mapsPorts(
+    _ flags: ResolvedFlags, _ config: ConfigFile?, path: String
+  ) throws(UsageError) -> Bool {
+    if flags.isGiven("no-port-mapping") { return !flags.bool("no-port-mapping") }
+    guard let config else { return true }
+    do {
+      guard let texts = try config.texts("network.portMapping"), let text = texts.last else {
+        return true
+      }
+      guard case .bool(let value) = try FlagKind.bool.value(of: text) else {
+        preconditionFailure("a boolean's value is one")
+      }
+      return value
+    } catch {
+      throw UsageError(
+        "\(path): network.portMapping: expected true or false", showsUsage: false)
+    }
   }
 
   /// The file of a first start: the flags, and the defaults a reader wants to
@@ -333,6 +359,7 @@ package enum AgentTable {
     put("listen", "listen", .string(options.listen?.description ?? ""), always: false)
     put("port", "port", JSONValue(options.port ?? 0), always: false)
     put("proxy", "proxy", .string(options.proxy ?? ""), always: false)
+    put("no-port-mapping", "portMapping", .bool(options.mapsPorts), always: false)
     put("allow", "allow", JSONValue(options.allow.map(\.description)), always: false)
     file.set("apps", .array([]))
     file.set("logLevel", .string(options.logLevel.rawValue))

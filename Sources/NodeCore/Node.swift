@@ -94,6 +94,8 @@ package final class Node {
   /// Auxiliary sockets asked for, by the first one's number.
   var socketUses: [UInt32: SocketUse] = [:]
   var nextSocket: UInt32 = 16
+  /// Where a router lets others reach us (Node+PortMapping.swift).
+  package internal(set) var portMapping: Endpoint?
 
   // Tunnels
   package internal(set) var tunnels = TunnelTable()
@@ -189,7 +191,7 @@ package final class Node {
           kind: .host, transport: settings.usesTCPCarriers ? .tcp : .udp,
           endpoint: Endpoint(address, settings.port)))
     }
-    if !settings.usesTCPCarriers { result += reflexiveCandidates }
+    if !settings.usesTCPCarriers { result += reflexiveCandidates + portMappedCandidates }
     return Array(result.suffix(SignalLimits.candidates))
   }
 

@@ -33,6 +33,14 @@ package struct NetworkInterface: Hashable, Sendable {
   package var addresses: [InterfaceAddress]
 }
 
+/// The way out of this machine.
+package struct DefaultRoute: Hashable, Sendable {
+  package var gateway: IPAddress
+  /// Its `NetworkInterface.index`; an IPv6 gateway is mostly link-local and
+  /// names nothing without it.
+  package var interface: UInt32
+}
+
 package enum NetworkInterfaces {
   /// Every interface with its addresses, in the kernel's order. Some 100 µs.
   package static func current() throws(SystemError) -> [NetworkInterface] {
@@ -54,13 +62,16 @@ package enum NetworkInterfaces {
     return result
   }
 
-  /// Default gateways, both families, best metric first.
-  package static func defaultGateways() throws(SystemError) -> [IPAddress] {
+  /// Default routes through a gateway, both families, best metric first.
+  package static func defaultRoutes() throws(SystemError) -> [DefaultRoute] {
     let limit = ReactorLimits.gateways
-    let out = UnsafeMutablePointer<martlet_endpoint>.allocate(capacity: limit)
+    let out = UnsafeMutablePointer<martlet_route>.allocate(capacity: limit)
     defer { unsafe out.deallocate() }
-    let count = try check(unsafe martlet_default_gateways(out, Int32(limit)), "netlink")
-    return (0..<Int(count)).map { unsafe out[$0].address }
+    let count = try check(unsafe martlet_default_routes(out, Int32(limit)), "netlink")
+    return (0..<Int(count)).map {
+      let route = unsafe out[$0]
+      return DefaultRoute(gateway: route.gateway.address, interface: route.interface)
+    }
   }
 
   /// The user that owns the far end of a loopback connection of ours; nil when

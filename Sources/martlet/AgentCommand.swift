@@ -65,6 +65,7 @@ enum AgentCommand {
         }
         loop.run()
         signals.close()
+        agent.finishStopping()
         return ExitStatus.success
       } catch {
         return Entry.fail("inp2pc", error.description)

@@ -266,6 +266,28 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
     #expect(try agent(base + " -insecure=false", ["INP2P_INSECURE": "1"]).options.insecure == false)
   }
 
+  @Test func portMappingIsOnUnlessSomebodySaysNo() throws {
+    let off = #"{"network": {"portMapping": false}}"#
+    let on = #"{"Network": {"PortMapping": 1}}"#
+    #expect(try agent(base).options.mapsPorts)
+    #expect(try agent(base, config: on).options.mapsPorts)
+    #expect(try !agent(base, config: off).options.mapsPorts)
+    #expect(try !agent(base + " -no-port-mapping").options.mapsPorts)
+    #expect(try !agent(base + " -no-port-mapping", config: on).options.mapsPorts)
+    #expect(try agent(base + " -no-port-mapping=false", config: off).options.mapsPorts)
+    #expect(try !agent(base, ["INP2P_NO_PORT_MAPPING": "1"], config: on).options.mapsPorts)
+    let refused = try #require(
+      refusal { _ = try agent(base, config: #"{"network": {"portMapping": "perhaps"}}"#) })
+    #expect(refused.errorOutput.contains("network.portMapping"))
+    // What was chosen at the first start stays chosen.
+    let first = try agent(base + " -no-port-mapping -newconfig")
+    let file = String(decoding: try #require(first.configToSave), as: UTF8.self)
+    #expect(try !agent(base, config: file).options.mapsPorts)
+    #expect(
+      !String(decoding: try #require(agent(base).configToSave), as: UTF8.self).contains(
+        "portMapping"))
+  }
+
   @Test func everyFlagReachesItsOption() throws {
     let options = try agent(
       base

@@ -147,7 +147,7 @@ private final class WorkerGate: @unchecked Sendable {
       loopback.addresses.contains { $0.address == .loopbackV4 && $0.prefix == 8 && !$0.isTentative }
     )
     #expect(Set(all.map(\.index)).count == all.count)
-    _ = try NetworkInterfaces.defaultGateways()
+    _ = try NetworkInterfaces.defaultRoutes()
   }
 
   @Test func monitorOpensAndCloses() throws {

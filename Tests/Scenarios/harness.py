@@ -115,6 +115,9 @@ class Host:
         for key in list(environment):
             if key.startswith(("INP2P_", "ZTM_")) or key.lower().endswith("_proxy"):
                 del environment[key]
+        if not self.namespace:
+            # This machine's own router is no part of a test.
+            environment["INP2P_NO_PORT_MAPPING"] = "true"
         environment.update(extra or {})
         return environment
 

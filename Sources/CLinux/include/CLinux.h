@@ -237,8 +237,15 @@ struct martlet_interface_address {
 
 /// Every interface (one entry without address each) and every address.
 int martlet_interfaces(struct martlet_interface_address *out, int limit);
-/// Default gateways, best metric first.
-int martlet_default_gateways(struct martlet_endpoint *out, int limit);
+struct martlet_route {
+  /// The next hop; its port is 0.
+  struct martlet_endpoint gateway;
+  uint32_t interface;
+  uint32_t metric;
+};
+
+/// Default routes of both families, best metric first.
+int martlet_default_routes(struct martlet_route *out, int limit);
 /// A netlink socket that becomes readable when links, addresses or routes change.
 int martlet_network_monitor(void);
 /// Empties it; how many messages there were.

@@ -1,0 +1,27 @@
+/// What a router opened for us becomes a candidate. The asking is the driver's
+/// business (PortMapping, Agent); here is only the result.
+
+#if canImport(Bytes)
+  package import Bytes
+  internal import Signaling
+#endif
+
+extension Node {
+  /// The endpoint outside that leads to our UDP port, or nil when there is none
+  /// any more. Peers with a session hear of a change at once, others when they
+  /// meet us.
+  package func setPortMapping(_ endpoint: Endpoint?, now: Instant) {
+    clock = now
+    guard endpoint != portMapping else { return }
+    portMapping = endpoint
+    for peer in peers where !peer.isRemoved && peer.connectedSince != nil {
+      announceCandidates(to: peer)
+      touch(peer)
+    }
+  }
+
+  var portMappedCandidates: [SignalledCandidate] {
+    guard let portMapping else { return [] }
+    return [SignalledCandidate(kind: .portMapped, transport: .udp, endpoint: portMapping)]
+  }
+}
