@@ -238,6 +238,7 @@ extension Node {
         peer.paths.setNAT(local: natFacts, peer: peer.nat)
         // What was tried without knowing this is tried again.
         peer.paths.hastenPunch(now: now)
+      touch(peer)
         touch(peer)
       }
     }

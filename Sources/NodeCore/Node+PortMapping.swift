@@ -8,16 +8,13 @@
 
 extension Node {
   /// The endpoint outside that leads to our UDP port, or nil when there is none
-  /// any more. Peers with a session hear of a change at once, others when they
-  /// meet us.
+  /// any more. The server and relayed peers hear of a change at once.
   package func setPortMapping(_ endpoint: Endpoint?, now: Instant) {
     clock = now
     guard endpoint != portMapping else { return }
     portMapping = endpoint
-    for peer in peers where !peer.isRemoved && peer.connectedSince != nil {
-      announceCandidates(to: peer)
-      touch(peer)
-    }
+    candidatesChanged(now: now)
+    settle(now: now)
   }
 
   var portMappedCandidates: [SignalledCandidate] {
