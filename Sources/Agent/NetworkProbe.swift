@@ -109,7 +109,7 @@ private final class FamilyProbe: UDPSocketDelegate, ConnectionDelegate {
     }
     while let event = probe?.pollEvent() {
       switch event {
-      case .mapped, .refreshed: break
+      case .mapped, .learnt, .refreshed: break
       case .dial(let number, let endpoint):
         do throws(SystemError) {
           let connection = try StreamConnection.connect(loop, to: endpoint)

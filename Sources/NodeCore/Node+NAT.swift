@@ -211,6 +211,8 @@ extension Node {
         emit(.sendSTUN(connection: probeConnection(index, connection), bytes))
       case .hangUp(let connection):
         emit(.hangUpSTUN(connection: probeConnection(index, connection)))
+      case .learnt(let facts):
+        found(facts, index, now: now)
       case .finished(let report):
         finishedProbe(index, report, now: now)
       case .refreshed(let refresh):
@@ -225,22 +227,27 @@ extension Node {
   private func finishedProbe(_ index: Int, _ report: NATProbeReport, now: Instant) {
     closeProbeSockets(index)
     waysOut[index].report = report
-    let isNews = waysOut[index].facts != report.facts
-    waysOut[index].facts = report.facts
     if report.mapped == nil { setMapped(index, nil, now: now) }
     log(
       .info, "nat",
       "\(waysOut[index].isV4 ? "IPv4" : "IPv6"): mapping \(report.facts.mapping.code), filtering \(report.facts.filtering.code)\(report.facts.isUDPBlocked ? ", UDP is blocked" : "")"
     )
-    if isNews {
-      reportAgain(now: now)
-      for peer in peers where !peer.isRemoved {
-        peer.paths.setNAT(local: natFacts, peer: peer.nat)
-        // What was tried without knowing this is tried again.
-        peer.paths.hastenPunch(now: now)
-      touch(peer)
-        touch(peer)
+    found(report.facts, index, now: now)
+  }
+
+  private func found(_ facts: NATFacts, _ index: Int, now: Instant) {
+    let before = waysOut[index].facts
+    waysOut[index].facts = facts
+    guard before != facts else { return }
+    reportAgain(now: now)
+    for peer in peers where !peer.isRemoved {
+      peer.paths.setNAT(local: natFacts, peer: peer.nat)
+      // What was tried without knowing this is tried again.
+      guard before.mapping != facts.mapping || before.allocatorStep != facts.allocatorStep else {
+        continue
       }
+      peer.paths.hastenPunch(now: now)
+      touch(peer)
     }
   }
 
@@ -258,6 +265,7 @@ extension Node {
       guard !peer.paths.hasDirectPath else { continue }
       announceCandidates(to: peer)
       peer.paths.hastenPunch(now: now)
+      touch(peer)
     }
   }
 
@@ -333,6 +341,9 @@ extension Node {
     }
     settle(now: now)
   }
+
+  /// Peers whose ports are being guessed from many sockets now.
+  package var guessesUnderWay: Int { peers.count { !$0.isRemoved && $0.paths.isGuessing } }
 
   /// Closes what a guess opened and no path uses.
   func closeIdleSockets(of peer: Peer, now: Instant) {

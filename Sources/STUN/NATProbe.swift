@@ -92,6 +92,8 @@ package struct NATProbe: Sendable {
   var other: Endpoint?
   /// The `mapped` event of this run has been told.
   var hasToldMapped = false
+  /// So has the `learnt` event.
+  var hasToldLearnt = false
   private var transmits: [NATProbeTransmit] = []
   private var events: [NATProbeEvent] = []
 
@@ -227,6 +229,7 @@ package struct NATProbe: Sendable {
     streams.removeAll()
     hasDialled = false
     hasToldMapped = false
+    hasToldLearnt = false
     other = nil
     transmits.removeAll()
   }
@@ -241,6 +244,10 @@ package struct NATProbe: Sendable {
     case .probing:
       beginHairpin(now)
       if isTimeUp { concludeSilence(now) }
+      if !hasToldLearnt, areMappingsSeen {
+        hasToldLearnt = true
+        tell(.learnt(verdict().facts))
+      }
       let isBlocked =
         !hasHeardUDP && hasHeardTCP && now >= started + NATProbeTunables.blockedAfter
       if isTimeUp || isBlocked || isDecided { finishProbe() }
@@ -248,6 +255,18 @@ package struct NATProbe: Sendable {
   }
 
   private var isWaiting: Bool { asks.contains { $0.outcome == .waiting } }
+
+  /// All that mapping and step are judged by has been answered: a round trip
+  /// after the start, long before silence has proven what is filtered.
+  private var areMappingsSeen: Bool {
+    asks.allSatisfy { ask in
+      switch ask.role {
+      case .mainFirst, .mainSecond, .auxiliary:
+        if case .answered = ask.outcome { true } else { false }
+      case .mainOther, .changePort, .changeBoth: true
+      }
+    }
+  }
 
   private var isDecided: Bool {
     guard !isWaiting, hairpin.map({ $0.works != nil }) ?? true else { return false }

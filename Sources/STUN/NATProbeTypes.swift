@@ -129,6 +129,9 @@ package enum NATProbeEvent: Equatable, Sendable {
   case send(connection: UInt32, [UInt8])
   /// Not wanted any more; nothing need be told about it.
   case hangUp(connection: UInt32)
+  /// Mapping, port preservation and step, once in a probe, before the rest: what
+  /// pairs plan their first attempts with. Filtering may still be unknown.
+  case learnt(NATFacts)
   case finished(NATProbeReport)
   case refreshed(NATRefresh)
 }

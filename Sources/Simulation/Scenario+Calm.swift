@@ -4,6 +4,7 @@
 #if canImport(Bytes)
   internal import Bytes
   internal import NodeCore
+  internal import Paths
 #endif
 
 extension Scenario {
@@ -158,7 +159,10 @@ extension Scenario {
     for conversation in world.conversations where conversation.dials > 1 {
       world.violation("conversation \(conversation.summary)")
     }
-    for node in world.nodes where node.sockets.count > world.nodes.count {
+    for node in world.nodes
+    where node.sockets.count
+      > world.nodes.count + (node.node?.guessesUnderWay ?? 0) * PathLimits.birthdaySockets
+    {
       world.violation("\(node.name): \(node.sockets.count) sockets left open")
     }
   }

@@ -327,7 +327,7 @@ struct FakeInternet {
         Packet(
           due: now + oneWay, number: 0, from: from, to: Endpoint(server[0], port), bytes: bytes,
           stream: connection))
-    case .mapped, .hangUp, .finished, .refreshed:
+    case .mapped, .learnt, .hangUp, .finished, .refreshed:
       break
     }
   }

@@ -112,6 +112,15 @@ import Testing
       #expect(mapped.at == .milliseconds(50))
       let told = world.events.filter { if case .mapped = $0.1 { true } else { false } }
       #expect(told.count == 1, "\(mapping): told once")
+      // Mapping and step a round trip after the start, long before the filter.
+      let learnt = world.events.compactMap { entry -> (TimeAmount, NATFacts)? in
+        if case .learnt(let facts) = entry.1 { (entry.0 - world.started, facts) } else { nil }
+      }
+      #expect(learnt.count == 1 && learnt[0].0 <= .milliseconds(60), "\(mapping)")
+      // Only a second address tells by address from by nothing.
+      if mapping != .addressDependent {
+        #expect(learnt.first?.1.mapping == world.facts?.mapping, "\(mapping)")
+      }
     }
   }
 
