@@ -117,6 +117,8 @@ struct FakeInternet {
   var meddle: ((inout Packet) -> Bool)?
   /// A neighbour makes a connection before the host's packet of this number.
   var foreignBefore: Set<Int> = []
+  /// The host's packets of these numbers do not get as far as the NAT.
+  var lostSends: Set<Int> = []
   var now = Instant(nanoseconds: 1_000_000_000)
   var events: [(at: Instant, NATProbeEvent)] = []
   /// Everything the host has sent over UDP.
@@ -245,7 +247,7 @@ struct FakeInternet {
   }
 
   private mutating func leave(_ transmit: NATProbeTransmit) {
-    guard passesUDP else { return }
+    guard passesUDP, !lostSends.contains(sent.count) else { return }
     if foreignBefore.contains(sent.count) {
       _ = nat.leave(at("192.168.1.77:\(sent.count)"), to: at("192.0.2.9:1"))
     }

@@ -1,4 +1,5 @@
 import Bytes
+import Crypto
 import STUN
 import Testing
 
@@ -232,6 +233,12 @@ import Testing
     #expect(STUNMessage.decode(bytes) == message)
     bytes += hex("80220000")
     bytes[3] += 4
+    #expect(STUNMessage.fault(bytes) == .fingerprint)
+    // Also one that is right for the whole length.
+    let covered = Array(bytes[..<20])
+    var code: [UInt8] = []
+    code.appendUInt32(CRC32.checksum(covered.span.bytes) ^ STUNConstants.fingerprintMask)
+    bytes.replaceSubrange(24..<28, with: code)
     #expect(STUNMessage.fault(bytes) == .fingerprint)
   }
 

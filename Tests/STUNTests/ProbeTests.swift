@@ -92,6 +92,36 @@ import Testing
     }
   }
 
+  /// The second question is lost; its mapping is made last, not second.
+  @Test func aStepIsSeenThoughAMappingCameLate() throws {
+    var world = FakeInternet(
+      FakeNAT(.addressAndPortDependent, .addressAndPortDependent, .sequential(step: 1)),
+      addresses: 1, auxiliary: 3)
+    world.lostSends = [2]
+    world.run()
+    #expect(try #require(world.facts).allocatorStep == 1)
+  }
+
+  @Test func twoPortsMakeNoStep() throws {
+    var world = FakeInternet(
+      FakeNAT(.endpointIndependent, .endpointIndependent, .sequential(step: 1)), addresses: 1,
+      auxiliary: 1)
+    world.run()
+    #expect(try #require(world.facts).allocatorStep == 0)
+  }
+
+  /// Which sending an answer belongs to is not known: no round trip follows.
+  @Test func anAnswerToARepeatedQuestionIsNoMeasurement() throws {
+    var world = FakeInternet(FakeNAT(.endpointIndependent, .endpointIndependent))
+    world.lostSends = [1, 2, 3, 4]
+    world.run()
+    let told = world.events.compactMap { event -> TimeAmount?? in
+      if case .mapped(_, let roundTrip) = event.1 { .some(roundTrip) } else { nil }
+    }
+    #expect(told == [nil] && world.mapped?.at == .milliseconds(550))
+    #expect(world.finished?.1.roundTrip == .milliseconds(50), "of the questions that followed")
+  }
+
   @Test func randomPortsAreNoStep() throws {
     for seed in 1...2_000 as ClosedRange<UInt64> {
       var world = FakeInternet(
