@@ -325,7 +325,7 @@ extension PeerPaths {
     return PathProbe(
       carrier: carrier, message: .ping(challenge: random.next(), size: PathMessage.shortestPing),
       size: PathMessage.shortestPing,
-      timeToLive: isMoving && now - punchStart < PathTunables.movingEndHides
+      timeToLive: isMoving && running.roundsLeft == PathLimits.guessRounds - 1
         ? openerTimeToLive : 0)
   }
 

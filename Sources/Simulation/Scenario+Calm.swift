@@ -3,6 +3,7 @@
 
 #if canImport(Bytes)
   internal import Bytes
+  internal import NAT
   internal import NodeCore
   internal import Paths
 #endif
@@ -139,6 +140,14 @@ extension Scenario {
           world.note("\(a)→\(b): \(node.diagnosis(of: world.nodes[b].name, now: world.now))")
         }
       }
+    }
+    for site in world.network.sites {
+      let drops = NATDrop.allCases.compactMap { reason in
+        site.box.drops(reason) > 0 ? "\(reason) \(site.box.drops(reason))" : nil
+      }
+      world.note(
+        "site \(site.number) \(site.kind.name) \(site.box.address) behind \(site.outer?.number ?? -1): \(site.box.mappingCount(now: world.now)) mappings, dropped \(drops)"
+      )
     }
     world.violation("not back after the storm: \(words.prefix(8))")
   }

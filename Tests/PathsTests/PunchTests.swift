@@ -165,6 +165,15 @@ private struct End {
   let used = Set(end.sent.map(\.probe.carrier).filter { $0.socket >= 16 && $0.kind == .udp })
   #expect(used.count == 256)
   #expect(used.allSatisfy { $0.remote == reflexive.remote })
+  // Another agreed start in between changes nothing: the second round goes all
+  // the way, through a second NAT of ours that the first did not reach.
+  end.run(for: .milliseconds(500))
+  end.paths.punch(at: end.now, now: end.now)
+  end.run(for: .seconds(4))
+  let lives = end.sent.filter { $0.probe.carrier.socket >= 16 && $0.probe.carrier.kind == .udp }
+    .map(\.probe.timeToLive)
+  #expect(lives.count == 512 && lives.prefix(256).allSatisfy { $0 == 2 })
+  #expect(lives.suffix(256).allSatisfy { $0 == 0 })
   end.run(for: .seconds(10))
   #expect(end.events.contains(.guessEnded))
 }
