@@ -15,6 +15,12 @@ package struct CellResult: Sendable {
   package var finalTierMs: Double?
   package var longestSilenceMs: Double?
   package var isStreamWhole = false
+  /// What both ends said of the road in the end, and what they had to say; empty
+  /// where nothing is demanded.
+  package var verdict = ""
+  package var verdictBack = ""
+  package var expectedVerdict = ""
+  package var expectedVerdictBack = ""
   /// Words when it did not come so far.
   package var failure: String?
   package var why: JSONValue = .null
@@ -25,9 +31,25 @@ package struct CellResult: Sendable {
     self.expected = expected
   }
 
-  /// Both ends are on a road that theory gives them, and the stream lived.
+  /// Both ends are on a road that theory gives them, the stream lived, and both
+  /// know why.
   package var isAsExpected: Bool {
     failure == nil && isStreamWhole && Self.fits(tier, expected) && Self.fits(tierBack, expected)
+      && isVerdictRight
+  }
+
+  package var isVerdictRight: Bool {
+    (expectedVerdict.isEmpty || verdict == expectedVerdict)
+      && (expectedVerdictBack.isEmpty || verdictBack == expectedVerdictBack)
+  }
+
+  /// What is said of a run that is not as expected.
+  package var words: String {
+    if let failure { return failure }
+    let tiers = "\(tier) and \(tierBack)"
+    if isVerdictRight { return tiers }
+    return "\(tiers); why: \(verdict) and \(verdictBack), "
+      + "expected \(expectedVerdict) and \(expectedVerdictBack)"
   }
 
   /// TCP between agents counts as the relay until that tier is built.
@@ -43,8 +65,10 @@ extension CellResult {
       "tierBack": .string(tierBack), "asExpected": .bool(isAsExpected),
       "onlineMs": Self.number(onlineMs), "firstByteMs": Self.number(firstByteMs),
       "finalTierMs": Self.number(finalTierMs), "longestSilenceMs": Self.number(longestSilenceMs),
-      "streamWhole": .bool(isStreamWhole), "failure": JSONValue(failure), "why": why,
-      "whyBack": whyBack,
+      "streamWhole": .bool(isStreamWhole), "failure": JSONValue(failure),
+      "verdict": .string(verdict), "verdictBack": .string(verdictBack),
+      "expectedVerdict": .string(expectedVerdict),
+      "expectedVerdictBack": .string(expectedVerdictBack), "why": why, "whyBack": whyBack,
     ]
   }
 
@@ -66,6 +90,10 @@ extension CellResult {
     longestSilenceMs = json["longestSilenceMs"]?.double
     isStreamWhole = json["streamWhole"]?.bool ?? false
     failure = json["failure"]?.string
+    verdict = json["verdict"]?.string ?? ""
+    verdictBack = json["verdictBack"]?.string ?? ""
+    expectedVerdict = json["expectedVerdict"]?.string ?? ""
+    expectedVerdictBack = json["expectedVerdictBack"]?.string ?? ""
     why = json["why"] ?? .null
     whyBack = json["whyBack"] ?? .null
   }

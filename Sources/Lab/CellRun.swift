@@ -33,6 +33,9 @@ struct CellRun {
     }
     static let watch = TimeAmount.milliseconds(20)
     static let ask = TimeAmount.milliseconds(100)
+    /// How long the ends may still be trying before they must know.
+    static let verdict = TimeAmount.seconds(8)
+    static let askAgain = TimeAmount.milliseconds(250)
   }
 
   init(_ entry: LabEntry, _ scenario: Scenario, _ store: LabStore) {
@@ -41,6 +44,10 @@ struct CellRun {
     workshop = entry.workshop
     lab = LiveLab(scenario.topology, store: store, workshop: entry.workshop)
     result = CellResult(scenario.name, expected: scenario.expected)
+    if let verdicts = scenario.expectedVerdicts {
+      result.expectedVerdict = verdicts.here.rawValue
+      result.expectedVerdictBack = verdicts.there.rawValue
+    }
   }
 
   /// - Parameter keep: a directory for the logs when it was not as expected.
@@ -55,8 +62,12 @@ struct CellRun {
       if case .interrupted = error { throw error }
       result.failure = error.words
     }
-    if !isGood {
-      if result.failure == nil { explain() }
+    if isGood {
+      // Both ends' words are of use where something is wrong.
+      result.why = .null
+      result.whyBack = .null
+    } else {
+      if result.why == .null { explain() }
       if let keep { LogKeeper.copy(lab.store.directory, to: keep) }
     }
     return result
@@ -158,6 +169,7 @@ struct CellRun {
     try watch(queries, agents, target)
     result.tier = try tierByStatus(a, of: b)
     result.tierBack = try tierByStatus(b, of: a)
+    try judgeVerdicts()
   }
 
   private static func milliseconds(since: Instant) -> Double {
@@ -238,6 +250,18 @@ struct CellRun {
     result.finalTierMs =
       TimeAmount(nanoseconds: last.nanoseconds - begun.nanoseconds).inMilliseconds
     if client.isBroken { throw .failed("the stream through the tunnel broke") }
+  }
+
+  /// `martlet why` at both ends, until it says what it must or the time is over.
+  private mutating func judgeVerdicts() throws(LabFailure) {
+    let deadline = Workshop.after(Times.verdict)
+    while true {
+      explain()
+      result.verdict = result.why["verdict"]?.string ?? "none"
+      result.verdictBack = result.whyBack["verdict"]?.string ?? "none"
+      if result.isVerdictRight || Workshop.now >= deadline { return }
+      try workshop.sleep(Times.askAgain)
+    }
   }
 
   /// Both ends' own words about it.

@@ -113,8 +113,7 @@ struct GridRun {
       done += 1
       if !result.isAsExpected {
         bad += 1
-        let seen = result.failure ?? "\(result.tier) and \(result.tierBack)"
-        say("\(scenario.name): \(result.expected.rawValue) expected: \(seen)")
+        say("\(scenario.name): \(result.expected.rawValue) expected: \(result.words)")
       }
       let now = Workshop.now
       if now.nanoseconds - spoken.nanoseconds > Self.progressEvery.nanoseconds || done == jobs.count

@@ -270,7 +270,12 @@ package struct NetworkPlan: Sendable {
       ]
     }
     var inside = ["link add lan type bridge", "link set lan up"]
-    for index in home.hosts.indices { inside.append("link set p\(index + 1) master lan up") }
+    for index in home.hosts.indices {
+      inside.append("link set p\(index + 1) master lan up")
+      if home.isIsolated {
+        inside.append("link set p\(index + 1) type bridge_slave isolated on")
+      }
+    }
     if home.kind.hasIPv4 { inside.append("address add \(lan(home, 1))/24 dev lan") }
     if home.kind.hasIPv6 {
       inside.append("address add \(v6(home, net: 1, host: 1))/64 dev lan nodad")

@@ -34,9 +34,30 @@ package struct Scenario: Hashable, Sendable {
     guard let a = topology.home(of: from), let b = topology.home(of: to) else {
       preconditionFailure("\(name): its ends were checked when it was read")
     }
-    // In one home they meet in its own network, whatever its way out is.
-    if a.name == b.name { return .direct }
+    if a.name == b.name {
+      // In one home they meet in its own network, whatever its way out is; else
+      // at the router's address outside, when it turns packets round.
+      guard a.isIsolated else { return .direct }
+      return a.kind.hairpins && a.kind.passesUDP ? .punched : .relayed
+    }
     return PunchTheory.expected(a.kind, b.kind)
+  }
+
+  /// What `martlet why` has to say in the end: at `from` of `to`, and at `to` of
+  /// `from`. Nil where a file expects another road than theory, which has no
+  /// word for the reason.
+  package var expectedVerdicts: (here: PathVerdict, there: PathVerdict)? {
+    if expected.isDirect { return (.direct, .direct) }
+    guard let a = topology.home(of: from), let b = topology.home(of: to) else { return nil }
+    if a.name == b.name {
+      guard a.isIsolated else { return nil }
+      return a.kind.passesUDP ? (.noHairpin, .noHairpin) : (.udpBlockedHere, .udpBlockedHere)
+    }
+    guard !PunchTheory.expected(a.kind, b.kind).isDirect else { return nil }
+    return (
+      PunchTheory.verdict(here: a.kind, there: b.kind),
+      PunchTheory.verdict(here: b.kind, there: a.kind)
+    )
   }
 }
 
@@ -149,7 +170,7 @@ extension Scenario {
     return scenario
   }
 
-  /// home NAME KIND [hairpin] [loss PERCENT]
+  /// home NAME KIND [hairpin] [isolated] [loss PERCENT]
   private static func home(_ words: [String], _ line: Int) throws(ScenarioFault) -> LabHome {
     guard words.count >= 3 else {
       throw ScenarioFault(line: line, words: "home: expected NAME and KIND")
@@ -159,12 +180,14 @@ extension Scenario {
     while let word = rest.popFirst() {
       switch word {
       case "hairpin": home.kind.hairpins = true
+      case "isolated": home.isIsolated = true
       case "loss":
         let number = rest.popFirst().map { $0.hasSuffix("%") ? String($0.dropLast()) : $0 }
         home.lossPerMille =
           10 * (try ScenarioLines.count(number, 0...50, "loss in percent", line: line))
       default:
-        throw ScenarioFault(line: line, words: "home: \(word) is neither hairpin nor loss")
+        throw ScenarioFault(
+          line: line, words: "home: \(word) is neither hairpin nor isolated nor loss")
       }
     }
     return home

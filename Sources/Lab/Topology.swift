@@ -11,12 +11,18 @@ package struct LabHome: Hashable, Sendable {
   package var hosts: [String]
   /// Of packets that pass the provider's router, each way, per thousand.
   package var lossPerMille: Int
+  /// Its hosts reach the router and not each other, as guests of a Wi-Fi.
+  package var isIsolated: Bool
 
-  package init(_ name: String, _ kind: NATKind, hosts: [String], lossPerMille: Int = 0) {
+  package init(
+    _ name: String, _ kind: NATKind, hosts: [String], lossPerMille: Int = 0,
+    isIsolated: Bool = false
+  ) {
     self.name = name
     self.kind = kind
     self.hosts = hosts
     self.lossPerMille = lossPerMille
+    self.isIsolated = isIsolated
   }
 }
 
@@ -66,6 +72,9 @@ package struct LabTopology: Hashable, Sendable {
       if home.hosts.isEmpty { return "home \(home.name) has no host" }
       if home.hosts.count > LabLimits.hostsPerHome {
         return "home \(home.name): more than \(LabLimits.hostsPerHome) hosts"
+      }
+      if home.isIsolated, !home.kind.translates {
+        return "home \(home.name): hosts are isolated only where addresses are translated"
       }
       if let refusal = RouterRules.refusal(of: home.kind) { return "home \(home.name): \(refusal)" }
     }

@@ -146,10 +146,51 @@ import Testing
     #expect(!broken.isAsExpected)
   }
 
+  @Test func aRightRoadWithAWrongReasonIsNotAsExpected() {
+    var run = result("server-relay", .relayed)
+    run.expectedVerdict = "udp-blocked-here"
+    run.expectedVerdictBack = "udp-blocked-there"
+    run.verdict = "udp-blocked-here"
+    run.verdictBack = "unanswered"
+    #expect(!run.isAsExpected)
+    #expect(run.words.contains("why: udp-blocked-here and unanswered"))
+    run.verdictBack = "udp-blocked-there"
+    #expect(run.isAsExpected)
+  }
+
+  @Test func bothEndsMustKnowWhy() throws {
+    func verdicts(_ text: String) throws -> [PathVerdict]? {
+      try Scenario.parse(text, name: "t").expectedVerdicts.map { [$0.here, $0.there] }
+    }
+    let two = "host a left\nhost b right\n"
+    #expect(
+      try verdicts("home left udp-blocked\nhome right public\n" + two)
+        == [.udpBlockedHere, .udpBlockedThere])
+    #expect(
+      try verdicts("home left symmetric-random\nhome right symmetric-random\n" + two)
+        == [.bothSymmetric, .bothSymmetric])
+    #expect(
+      try verdicts("home left public\nhome right ipv6-only\n" + two)
+        == [.noCommonFamily, .noCommonFamily])
+    #expect(try verdicts("home left public\nhome right public\n" + two) == [.direct, .direct])
+    // A file may know better than theory; then it is the file's word alone.
+    #expect(
+      try verdicts("home left public\nhome right public\nexpect relayed\n" + two) == nil)
+    let guests = "host a h\nhost b h\n"
+    #expect(try verdicts("home h port-restricted\n" + guests) == [.direct, .direct])
+    #expect(
+      try verdicts("home h port-restricted isolated\n" + guests) == [.noHairpin, .noHairpin])
+    #expect(
+      try verdicts("home h port-restricted isolated hairpin\n" + guests) == [.direct, .direct])
+    #expect(throws: ScenarioFault.self) { try verdicts("home h public isolated\n" + guests) }
+  }
+
   @Test func resultsSurviveTheirJSON() throws {
     var before = result("udp-punch", .guessed, firstByte: 12.3456)
     before.failure = "words"
     before.why = ["tier": "x"]
+    before.verdict = "direct"
+    before.expectedVerdictBack = "no-hairpin"
     let after = try #require(CellResult(before.json))
     #expect(after.json == before.json)
     #expect(CellResult(["cell": "c", "expected": "nonsense"]) == nil)
