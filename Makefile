@@ -22,7 +22,7 @@ build:
 test:
 	@scripts/test
 
-## make demo     a file through a tunnel between two agents, its path cut and healed
+## make demo     a file through a tunnel between two NATed homes, its path cut and healed
 demo: build
 	@scripts/ensure-packages demo
 	@scripts/demo
