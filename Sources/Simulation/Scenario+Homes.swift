@@ -145,9 +145,7 @@ extension Scenario {
 
   func isDirect(_ a: Int, _ b: Int) -> Bool {
     let (one, other) = (world.nodes[a], world.nodes[b])
-    return [one.tier(to: other), other.tier(to: one)].allSatisfy {
-      $0.map(GridResult.isDirect) == true
-    }
+    return one.isOnBestRoad(to: other) && other.isOnBestRoad(to: one)
   }
 
   func pairsToGuess() -> [(Int, Int)] {
