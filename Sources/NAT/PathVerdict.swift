@@ -68,14 +68,45 @@ extension PathVerdict {
   }
 }
 
+extension PathVerdict {
+  /// Where the server's STUN ports, UDP and TCP, told an end nothing: they
+  /// answer the other end, so it is this one's network that lets nothing through
+  /// but what signalling needs. When neither was told anything it may as well be
+  /// the server's firewall.
+  ///
+  /// - Parameter there: nil: the peer has not said anything yet.
+  /// - Returns: nil when both know of their networks.
+  package static func silent(here: NATFacts, there: NATFacts?) -> PathVerdict? {
+    if here.isSilent {
+      guard let there, !there.isSilent else { return .natUnknown }
+      return .udpBlockedHere
+    }
+    guard let there, there.isSilent else { return nil }
+    return .udpBlockedThere
+  }
+}
+
+extension NATFacts {
+  /// No STUN port answered, over UDP or TCP.
+  fileprivate var isSilent: Bool { mapping == .unknown && !isUDPBlocked }
+}
+
 extension PunchTheory {
   /// What must be said, in the end, by a node in a home of kind `here` about a
   /// peer in another home of kind `there`.
   package static func verdict(here: NATKind, there: NATKind) -> PathVerdict {
     if expected(here, there).isDirect { return .direct }
+    if !reachesSTUN(here), !reachesSTUN(there) { return .natUnknown }
     if !here.passesUDP { return .udpBlockedHere }
     if !there.passesUDP { return .udpBlockedThere }
     let isShared = here.hasIPv4 && there.hasIPv4 || here.hasIPv6 && there.hasIPv6
     return isShared ? .bothSymmetric : .noCommonFamily
   }
+
+  /// The STUN ports, over UDP or TCP. Who reaches none cannot tell a network that
+  /// blocks them from a server that does.
+  private static func reachesSTUN(_ kind: NATKind) -> Bool {
+    kind.passesUDP || (kind.tcpPorts?.contains { stunPorts.contains($0) } ?? true)
+  }
+  private static let stunPorts: ClosedRange<UInt16> = 27_182...27_183
 }

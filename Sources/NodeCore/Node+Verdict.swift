@@ -21,10 +21,15 @@ extension Node {
     let ours = natFacts
     let theirs = peer.nat
     if ours.isUDPBlocked { return .udpBlockedHere }
+    let isTrying = peer.paths.isGuessing || peer.paths.isTrying(now: now)
+    // Who has not had the time to ask is not silent.
+    let silent =
+      isTrying ? nil : PathVerdict.silent(here: ours, there: peer.families == nil ? nil : theirs)
+    if let silent, silent != .natUnknown { return silent }
     if theirs.isUDPBlocked { return .udpBlockedThere }
     if let families = peer.families, !families.intersects(ownFamilies) { return .noCommonFamily }
-    if peer.paths.isGuessing || peer.paths.isTrying(now: now) { return .trying }
-    if ours.mapping == .unknown { return .natUnknown }
+    if isTrying { return .trying }
+    if let silent { return silent }
     if seenAt.address == peer.seenAt.address, seenAt != .none, ours.hairpins != true {
       return .noHairpin
     }

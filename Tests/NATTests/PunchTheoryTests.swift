@@ -52,4 +52,36 @@ import Testing
     #expect(Set(NATKind.all.map(\.name)).count == NATKind.all.count)
     for kind in NATKind.all { #expect(NATKind.named(kind.name) == kind) }
   }
+
+  /// The server's STUN ports answer somebody, so it is not they that are shut.
+  @Test func whoHearsNothingOfPortsThatAnswerTheOtherIsBlocked() {
+    let known = NATFacts(
+      mapping: .addressAndPortDependent, filtering: .addressAndPortDependent)
+    let blocked = NATFacts(mapping: .unknown, filtering: .unknown, isUDPBlocked: true)
+    for other in [known, blocked] {
+      #expect(PathVerdict.silent(here: .unknown, there: other) == .udpBlockedHere)
+      #expect(PathVerdict.silent(here: other, there: .unknown) == .udpBlockedThere)
+      #expect(PathVerdict.silent(here: other, there: nil) == nil, "not told is not silent")
+    }
+    #expect(PathVerdict.silent(here: known, there: known) == nil)
+    #expect(PathVerdict.silent(here: .unknown, there: .unknown) == .natUnknown)
+    #expect(PathVerdict.silent(here: .unknown, there: nil) == .natUnknown)
+  }
+
+  @Test func theReasonIsTheSameSeenFromTheOtherEnd() {
+    let mirrored: [PathVerdict: PathVerdict] = [
+      .udpBlockedHere: .udpBlockedThere, .udpBlockedThere: .udpBlockedHere,
+    ]
+    for a in NATKind.all {
+      for b in NATKind.all where a.passesUDP || b.passesUDP {
+        let here = PunchTheory.verdict(here: a, there: b)
+        #expect(
+          PunchTheory.verdict(here: b, there: a) == mirrored[here] ?? here,
+          "\(a.name) and \(b.name)")
+      }
+    }
+    // Neither can tell its own network from a server with closed ports.
+    #expect(PunchTheory.verdict(here: .onlyTCP443, there: .onlyTCP443) == .natUnknown)
+    #expect(PunchTheory.verdict(here: .onlyTCP443, there: .udpBlocked) == .udpBlockedHere)
+  }
 }
