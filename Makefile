@@ -32,6 +32,7 @@ lab: build
 	@scripts/ensure-packages lab
 	@bin/martlet lab check-kinds
 	@bin/martlet lab run --grid --timed $(TIMED) --results lab-results
+	@python3 Tests/Scenarios/survive.py --full
 
 ## make bench    speed as ratios against limit programs in the same run
 bench: build

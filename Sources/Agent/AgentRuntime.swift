@@ -212,7 +212,7 @@ package final class AgentRuntime {
       node.setNetwork(
         addresses: addresses, socketV4: socketV4?.number, socketV6: socketV6?.number,
         now: loop.now)
-      uplinks?.networkChanged()
+      uplinks?.networkChanged(Set(interfaces.flatMap { $0.addresses.map(\.address) }))
       portMapping?.networkChanged(interfaces)
     } catch {
       log.warn("the interfaces cannot be read: \(error)")

@@ -59,6 +59,8 @@ final class Uplink: SecureStreamDelegate {
   }
 
   var remote: Endpoint { stream?.remote ?? .none }
+  /// Our end's address; nil while it is not connected.
+  var localAddress: IPAddress? { stream?.local?.address }
   var tls: TLSSession? { stream?.tls }
   var isOpen: Bool { socket != nil && !isOver }
   /// The WebSocket was there, whatever became of it.

@@ -56,11 +56,30 @@ final class UplinkManager: UplinkDelegate {
     leg?.close()
   }
 
-  /// A new address or route: try at once instead of waiting.
-  func networkChanged() {
+  /// A new address or route: try at once instead of waiting. A connection from
+  /// an address that is gone hears nothing any more, not even its end: it makes
+  /// room for a new one, because without the server no path is found again.
+  ///
+  /// - Parameter addresses: all of this host, also those not to be used anew.
+  func networkChanged(_ addresses: Set<IPAddress>) {
+    func isStranded(_ uplink: Uplink) -> Bool {
+      guard let local = uplink.localAddress, !local.isLoopback else { return false }
+      return !addresses.contains(local)
+    }
+    if let leg, isStranded(leg) {
+      leg.close()
+      uplinkClosed(leg, Self.stranded)
+    }
+    if let signal, isStranded(signal) {
+      signal.close()
+      uplinkClosed(signal, Self.stranded)
+    }
     guard signal == nil, retry != nil else { return }
-    schedule(after: .milliseconds(200))
+    schedule(after: Self.afterChange)
   }
+  private static let stranded = "this host's address of it is gone"
+  /// Addresses and routes come one by one.
+  private static let afterChange = TimeAmount.milliseconds(200)
 
   // MARK: Signalling
 
@@ -109,7 +128,9 @@ final class UplinkManager: UplinkDelegate {
     let words: String
   }
 
-  private func open(_ purpose: Uplink.Purpose, to endpoint: Endpoint) throws(UplinkFailure) -> Uplink {
+  private func open(_ purpose: Uplink.Purpose, to endpoint: Endpoint) throws(UplinkFailure)
+    -> Uplink
+  {
     var streamOptions = StreamOptions()
     streamOptions.connectTimeout = .seconds(10)
     streamOptions.keepalive = .seconds(30)
@@ -210,7 +231,9 @@ final class UplinkManager: UplinkDelegate {
     }
     lastWords = ""
     saidWords = ""
-    agent.log.info("connected to \(agent.options.serverHost):\(agent.options.serverPort) as \(agent.options.node)")
+    agent.log.info(
+      "connected to \(agent.options.serverHost):\(agent.options.serverPort) as \(agent.options.node)"
+    )
     openLeg()
   }
 
@@ -318,7 +341,7 @@ final class UplinkManager: UplinkDelegate {
     switch uplink.purpose {
     case .signal:
       agent.node.signalReceived([UInt8](message.bytes), now: agent.loop.now)
-      // Events and answers leave with the drain after this batch.
+    // Events and answers leave with the drain after this batch.
     case .relay:
       if isLegAccepted {
         receiveRelayed(uplink, &message)

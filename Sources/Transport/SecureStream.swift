@@ -70,6 +70,7 @@ package final class SecureStream: ConnectionDelegate {
   }
 
   package var remote: Endpoint { connection.remote ?? .none }
+  package var local: Endpoint? { connection.local }
   package var isClosed: Bool { connection.isClosed }
 
   /// Bytes that wait here for the kernel.
