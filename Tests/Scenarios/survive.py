@@ -114,8 +114,12 @@ def swap(lab, home, text=HOMES):
     key = (home, text)
     if key not in RULES:
         RULES[key] = lab.rules(text, f"router-{home}")
-    run(lab, f"router-{home}", "nft", "flush ruleset\n" + RULES[key])
-    run(lab, f"router-{home}", "conntrack", "-F")
+    router = f"router-{home}"
+    # Nothing passes meanwhile: the new rules would learn ports of old flows.
+    run(lab, router, "nft", "flush ruleset\ntable ip shut {\n chain forward {\n"
+        "  type filter hook forward priority -200; policy drop;\n }\n}")
+    run(lab, router, "conntrack", "-F")
+    run(lab, router, "nft", "flush ruleset\n" + RULES[key])
 
 
 def reboot(lab):
