@@ -117,12 +117,14 @@ extension Node {
 
   /// Asks for the mappings again when they may have gone; the answer is
   /// announced when it is another.
+  /// - Parameter isDoubtful: a direct path has died or there is none: the router
+  ///   may have forgotten us a moment ago.
   /// - Returns: whether anything is asked now.
   @discardableResult
-  func refreshMappings(now: Instant) -> Bool {
+  func refreshMappings(isDoubtful: Bool = false, now: Instant) -> Bool {
     var isAsking = false
-    for index in waysOut.indices
-    where now - waysOut[index].askedAt > NodeLimits.mappingMemory {
+    let memory = isDoubtful ? NodeLimits.connectRetry : NodeLimits.mappingMemory
+    for index in waysOut.indices where now - waysOut[index].askedAt > memory {
       guard waysOut[index].probe?.refresh(now: now) == true else { continue }
       waysOut[index].askedAt = now
       drainProbe(index, now: now)

@@ -361,7 +361,7 @@ extension Node {
       case .wantsPunch:
         if isOnline, peer.isOnline {
           // Where our NAT has put us must be known before the peer is told.
-          let wait = refreshMappings(now: now) ? PathTunables.mappingWait : .zero
+          let wait = refreshMappings(isDoubtful: true, now: now) ? PathTunables.mappingWait : .zero
           meetSoon(peer, at: now + wait)
         } else {
           peer.paths.punch(at: now, now: now)

@@ -391,7 +391,8 @@ extension Node {
   private func pushed(_ punch: PunchStart, now: Instant) {
     guard let peer = admit(punch.certificate, now: now) else { return }
     peer.isOnline = true
-    refreshMappings(now: now)
+    refreshMappings(
+      isDoubtful: peer.connectedSince != nil && !peer.paths.hasDirectPath, now: now)
     met(peer, punch, now: now)
   }
 
