@@ -50,19 +50,21 @@ private final class Box<T>: @unchecked Sendable {
   @Test func deadlinesAreFinerThanAMillisecond() throws {
     let loop = try EventLoop()
     var best = TimeAmount.seconds(1)
-    var left = 20
+    // On a starved machine nearly every wake-up is late; one in time is proof.
+    var left = 2_000
+    let enough = TimeAmount.microseconds(700)
     var timer: LoopTimer?
     var asked = Instant.distantPast
     timer = LoopTimer(loop) {
       best = min(best, EventLoop.clock() - asked)
-      left -= 1
+      left = best < enough ? 0 : left - 1
       asked = EventLoop.clock() + .microseconds(200)
       if left > 0 { timer?.set(at: asked) }
     }
     asked = EventLoop.clock() + .microseconds(200)
     timer?.set(at: asked)
     #expect(loop.run { left == 0 })
-    #expect(best < .microseconds(700), "best lateness \(best.nanoseconds) ns")
+    #expect(best < enough, "best lateness \(best.nanoseconds) ns")
     timer = nil
   }
 

@@ -241,8 +241,11 @@ class Lab:
             return False
         if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode != 0:
             return False
+        # Making one is not enough: where / is no mount point (a plain chroot)
+        # nothing can be run inside.
+        works = subprocess.run(["ip", "netns", "exec", name, "true"], capture_output=True)
         subprocess.run(["ip", "netns", "del", name], capture_output=True)
-        return True
+        return works.returncode == 0
 
     @staticmethod
     def ip(*arguments):
