@@ -134,9 +134,12 @@ def main():
             """Every packet of a real session again, from another machine."""
             agent = mesh.agents["a"]
             lines, megabytes = len(agent.text().splitlines()), memory(agent)
-            capture = mesh.a.spawn("tcpdump", "-i", "eth0", "-U", "-w", "r.pcap", "-s", "0",
-                                   "udp", "and", "dst", "port", port)
-            time.sleep(0.7)
+            capture = mesh.a.spawn("tcpdump", "--immediate-mode", "-i", "eth0", "-U", "-w",
+                                   "r.pcap", "-s", "0", "udp", "and", "dst", "port", port)
+            recording = mesh.a.directory / "r.pcap"
+            # tcpdump writes the file's head when it listens.
+            wait_for("the capture", lambda: recording.exists() and recording.stat().st_size >= 24,
+                     within=15)
             # A new process of the peer: its handshake is recorded, too.
             mesh.agents["b"].terminate()
             mesh.start_agent(mesh.b)
