@@ -1,4 +1,4 @@
-// sources: Bytes Crypto Signaling
+// sources: Bytes NAT Crypto Signaling
 // Decodes arbitrary bytes as certificates, eviction lists and identity proofs; what
 // decodes must encode to the same bytes, and no authority signed it.
 

@@ -1,4 +1,4 @@
-// sources: Bytes Crypto Signaling
+// sources: Bytes NAT Crypto Signaling
 // Decodes arbitrary bytes as login messages; what decodes must encode to the same
 // bytes. The first byte also throws the rest at a fresh server and a fresh node:
 // neither may ever be convinced.

@@ -1,4 +1,4 @@
-// sources: Bytes Paths
+// sources: Bytes NAT Paths
 /// Decoder of the unnumbered packets: whatever comes in, decode never traps,
 /// and what it accepts comes back equal after being written again.
 

@@ -1,4 +1,4 @@
-// sources: Bytes Crypto Mux Relay Signaling ServerCore
+// sources: Bytes NAT Crypto Mux Relay Signaling ServerCore
 /// What the server takes from strangers and from its disk: messages of a
 /// connection before its login, first messages of relay legs, stored records.
 /// Nothing may trap; nobody gets in; garbage before a login gets no answer
