@@ -3,7 +3,7 @@
 /// a worker thread do UPnP, and hands what was opened to the node. Never asks
 /// from a public IPv4 address (no NAT is there, and data centres take searches
 /// for attacks), and never asks any host but a default gateway or, by UPnP, a
-/// router of the same link. docs/protocol/port-mapping.md, decision 0020.
+/// router of the same link. docs/protocol/port-mapping.md, decision 0017.
 
 internal import Bytes
 internal import CommandLine

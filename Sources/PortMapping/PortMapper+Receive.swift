@@ -238,10 +238,10 @@ extension PortMapper {
   }
 
   private mutating func announced(_ address: IPAddress, epoch: UInt32, now: Instant) {
-    let former = natPMPEpoch
+    // A gateway that speaks PCP tells of a loss by that, and has its clock there.
+    var isSteady = lease?.port.protocol == .pcp
+    if var former = natPMPEpoch { isSteady = former.follow(epoch, at: now) }
     follow(natPMP: epoch, now: now)
-    var isSteady = false
-    if var former { isSteady = former.follow(epoch, at: now) }
     if !isSteady || lease?.port.external.address != address { recoverLater(now: now) }
   }
 

@@ -331,7 +331,7 @@ package struct PortMapper: Sendable {
     let stood = lease.map { now - $0.since } ?? .zero
     lease = nil
     emit(.lost(failure))
-    if stood >= PortMapperLimits.refreshHold {
+    if stood >= PortMapperLimits.briefLease {
       begin(now: now)
     } else {
       // A gateway that gives and takes must not make us ask without pause.

@@ -24,7 +24,10 @@ package enum PortMapperLimits {
   package static let longestRest = TimeAmount.hours(1)
   /// Announcements and changes of the network have an effect only this often:
   /// anybody on the link can forge the one, and the other comes in showers.
-  package static let refreshHold = TimeAmount.seconds(30)
+  package static let refreshHold = TimeAmount.seconds(10)
+  /// A mapping lost sooner than this after it was granted is followed by a rest,
+  /// not by another question.
+  package static let briefLease = TimeAmount.seconds(30)
   /// Removal is not waited for; a second copy is against loss.
   package static let removalCopies = 2
   /// Packets and events kept for the driver; it drains after every call.
