@@ -17,6 +17,8 @@ extension Node {
     settle(now: now)
   }
 
+  /// Told ahead of the reflexive ones: where the router kept the port both are
+  /// one endpoint, the first name counts, and this one needs no punch.
   var portMappedCandidates: [SignalledCandidate] {
     guard let portMapping else { return [] }
     return [SignalledCandidate(kind: .portMapped, transport: .udp, endpoint: portMapping)]

@@ -286,7 +286,7 @@ extension Node {
       os: settings.os, version: settings.version, incarnation: settings.incarnation,
       nat: natFacts, port: settings.port,
       interfaces: localAddresses.prefix(SignalLimits.candidates).map(\.address),
-      candidates: reflexiveCandidates + portMappedCandidates, offers: offers)
+      candidates: portMappedCandidates + reflexiveCandidates, offers: offers)
   }
 
   private var offers: [SignalledOffer] {

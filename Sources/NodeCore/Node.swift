@@ -191,7 +191,7 @@ package final class Node {
           kind: .host, transport: settings.usesTCPCarriers ? .tcp : .udp,
           endpoint: Endpoint(address, settings.port)))
     }
-    if !settings.usesTCPCarriers { result += reflexiveCandidates + portMappedCandidates }
+    if !settings.usesTCPCarriers { result += portMappedCandidates + reflexiveCandidates }
     return Array(result.suffix(SignalLimits.candidates))
   }
 
