@@ -320,6 +320,18 @@ def main():
             home.arrives(port)
             return f"port {port}"
 
+        def a_peer_hears_of_it():
+            garden = home.out.spawn(
+                BIN / "inp2pc", "-serverhost", "127.0.0.1", "-node", "garden", "-token", TOKEN,
+                "-no-port-mapping", "-config", "config.json", "-newconfig")
+            try:
+                wait_for("a ping", lambda: home.out.run(
+                    BIN / "martlet", "ping", "kitchen", check=False).returncode == 0)
+                wait_for("a port-mapped candidate", lambda: "port-mapped" in home.out.output(
+                    BIN / "martlet", "why", "kitchen", "--json"))
+            finally:
+                garden.terminate()
+
         def the_router_restarts():
             home.stop_daemon()
             if home.mapped():
@@ -464,7 +476,10 @@ def main():
             home.start_agent()
             home.said(f"opened [2001:db8:7::20]:{PORT}")
             home.arrives(PORT, to="2001:db8:7::20")
+            if not home.rules("miniupnpd"):
+                raise Failure("no rule in the router's firewall")
             home.stop_agent()
+            wait_for("no rule in the router's firewall", lambda: not home.rules("miniupnpd"), 2)
             try:
                 home.arrives(PORT, to="2001:db8:7::20")
             except Failure:
@@ -505,6 +520,7 @@ def main():
                 home.move("192.168.7.20")
 
         report.step("PCP: the router opens the port, a packet from outside arrives", by_pcp)
+        report.step("PCP: a peer is told of the port as a candidate", a_peer_hears_of_it)
         report.step("PCP: the router restarts and is asked again", the_router_restarts)
         report.step("PCP: removed when the agent stops", removed_at_the_end)
         report.step("PCP: renewed before each lifetime ends", renewed)
