@@ -129,6 +129,15 @@ class Host:
         self.lab.processes.append(process)
         return process
 
+    def capture(self, interface, name, port=None):
+        """Records packets of this machine into NAME until it is terminated."""
+        tool = pathlib.Path(__file__).resolve().parent / "capture.py"
+        process = self.spawn(sys.executable, tool, interface, name, *([port] if port else []))
+        file = self.directory / name
+        # It writes the file's head when it listens.
+        wait_for("the capture", lambda: file.exists() and file.stat().st_size >= 24, within=15)
+        return process
+
     def run(self, *arguments, check=True, timeout=60, env=None, cwd=None, **keywords):
         result = subprocess.run(
             self.wrap(arguments), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout,

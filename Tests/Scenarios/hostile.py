@@ -98,8 +98,9 @@ def main():
         file = mesh.web(4 << 20)
         mesh.tunnel("web", "127.0.0.1:8000", "127.0.0.1:9000")
         mesh.fetch("before", file)
-        ports = mesh.a.output("ss", "-ulnpH").splitlines()
-        port = next(line.split()[3].rsplit(":", 1)[1] for line in ports if "inp2pc" in line)
+        # As the peer sees it: the agent has other sockets, too.
+        mesh.wait_tier(mesh.b, "nodeA", "udp-direct")
+        port = mesh.peer(mesh.b, "nodeA")["address"].rsplit(":", 1)[1]
 
         def unharmed(process, lines, megabytes):
             if not process.alive():
@@ -134,12 +135,7 @@ def main():
             """Every packet of a real session again, from another machine."""
             agent = mesh.agents["a"]
             lines, megabytes = len(agent.text().splitlines()), memory(agent)
-            capture = mesh.a.spawn("tcpdump", "--immediate-mode", "-i", "eth0", "-U", "-w",
-                                   "r.pcap", "-s", "0", "udp", "and", "dst", "port", port)
-            recording = mesh.a.directory / "r.pcap"
-            # tcpdump writes the file's head when it listens.
-            wait_for("the capture", lambda: recording.exists() and recording.stat().st_size >= 24,
-                     within=15)
+            capture = mesh.a.capture("eth0", "r.pcap", port)
             # A new process of the peer: its handshake is recorded, too.
             mesh.agents["b"].terminate()
             mesh.start_agent(mesh.b)

@@ -84,9 +84,7 @@ def main():
             (mesh.b.directory / "www" / "marked").write_bytes(marker * 65536)
             mesh.b.cut(mesh.a.address)
             mesh.wait_tier(mesh.a, "nodeB", "server-relay", within=8)
-            capture = mesh.server_host.spawn("tcpdump", "-i", "any", "-U", "-w", "capture.pcap",
-                                             "-s", "0") if tcpdump else None
-            time.sleep(0.7)
+            capture = mesh.server_host.capture("any", "capture.pcap")
             target = mesh.a.directory / "marked"
             mesh.a.run("curl", "-s", "-m", "40", "-o", target, "http://127.0.0.1:9000/marked")
             if target.read_bytes() != marker * 65536:
@@ -94,18 +92,15 @@ def main():
             memory = read_memory(mesh.server.pid)
             if marker in memory:
                 raise Failure("the marker is in the server's memory")
-            if capture:
-                capture.terminate()
-                wire = (mesh.server_host.directory / "capture.pcap").read_bytes()
-                if len(wire) < 4 << 20:
-                    raise Failure(f"the capture holds only {len(wire)} bytes")
-                if marker in wire:
-                    raise Failure("the marker is on the server's wire")
+            capture.terminate()
+            wire = (mesh.server_host.directory / "capture.pcap").read_bytes()
+            if len(wire) < 4 << 20:
+                raise Failure(f"the capture holds only {len(wire)} bytes")
+            if marker in wire:
+                raise Failure("the marker is on the server's wire")
             mesh.b.heal()
-            return f"{len(memory) >> 20} MB of memory" + ("" if capture else ", no tcpdump here")
+            return f"{len(memory) >> 20} MB of memory, {len(wire) >> 20} MB on the wire"
 
-        import shutil
-        tcpdump = shutil.which("tcpdump")
         report.step("a download over the direct path", direct)
         report.step("the direct path is cut in a download and healed", cut_and_heal)
         report.step("the server is killed in a download and started again", server_dies)
