@@ -32,7 +32,7 @@ extension Scenario {
     if isBack, settings.homes {
       isGuessing = true
       areAllBack = world.run(for: settings.guessed, checkEvery: .seconds(1)) { _ in
-        self.unguessed.removeAll { self.isDirect($0, $1) }
+        self.unguessed.removeAll { self.isGuessed($0, $1) }
         return self.unguessed.isEmpty && self.world.conversations.allSatisfy(\.isOver)
       }
     }
@@ -71,7 +71,7 @@ extension Scenario {
 
   private func askNowAndThen(_ a: Int, _ b: Int) {
     world.after(.milliseconds(world.pick(0...3_000))) { [self] world in
-      let isUnguessed = unguessed.contains { $0 == (a, b) } && !isDirect(a, b)
+      let isUnguessed = unguessed.contains { $0 == (a, b) } && !isGuessed(a, b)
       guard isUnguessed || !isGuessing && !isPairBack(a, b) else { return }
       if world.nodes[a].isOnline {
         var script = ApplicationScript()

@@ -143,6 +143,12 @@ extension Scenario {
     }
   }
 
+  /// A direct path was found; quality may prefer the relay all the same.
+  func isGuessed(_ a: Int, _ b: Int) -> Bool {
+    let (one, other) = (world.nodes[a], world.nodes[b])
+    return one.isOnBestRoad(to: other) && other.isOnBestRoad(to: one)
+  }
+
   func isDirect(_ a: Int, _ b: Int) -> Bool {
     let (one, other) = (world.nodes[a], world.nodes[b])
     return one.isOnBestRoad(to: other) && other.isOnBestRoad(to: one)
