@@ -91,6 +91,11 @@ package struct NATFacts: Hashable, Sendable {
   /// Its own outside endpoint, and everybody is heard there.
   package var isOpen: Bool { mapping == .none && filtering == .endpointIndependent }
 
+  /// Known to keep out whom it has not sent to.
+  package var isFiltering: Bool {
+    filtering == .addressDependent || filtering == .addressAndPortDependent
+  }
+
   /// Outside ports cannot be known beforehand.
   package var isSymmetric: Bool {
     mapping == .addressDependent || mapping == .addressAndPortDependent

@@ -18,6 +18,12 @@ extension PeerPaths {
       if records[i].source == .fromPacket, source != .fromPacket, !records[i].isUp {
         records[i].source = source
       }
+      if kind == .serverReflexive, source == .signalled, records[i].kind == .peerReflexive {
+        // What we heard from is behind the peer's NAT: without a path it must
+        // not be asked before the agreed start.
+        records[i].kind = kind
+        records[i].source = source
+      }
       if kind == .host, records[i].kind != .host {
         records[i].kind = kind
         records[i].tier = min(records[i].tier, tier)

@@ -80,7 +80,9 @@ extension PeerPaths {
       lastActivity = now
       awaken(now: now)
     }
+    let last = punchStart
     punchStart = min(max(start, now), now + PathTunables.startHorizon)
+    if punchStart - last >= PathTunables.punchSpan { seriesStart = punchStart }
     punchAgainAt = hasDirectPath ? .distantFuture : punchStart + nextPunchWait
     note(.punchStarted, .udp(socket: 0, remote: .none), lane: nil, Int64(punchTries), 0, now)
     for i in records.indices where !records[i].isUp && records[i].isDatagram {
@@ -112,11 +114,14 @@ extension PeerPaths {
 
   /// Asked between agreed starts, a NAT would be spoilt for the next one: the
   /// peer's would not give its port to it again, and ours would keep a mapping
-  /// that the peer cannot guess.
+  /// that the peer cannot guess: a symmetric one, or the way round a port that
+  /// a firewalled peer took by knocking first (RECIPES R10, "masq-open").
   func waitsForAgreement(_ i: Int) -> Bool {
-    records[i].isBehindNAT
-      || localNAT.isSymmetric && records[i].isDatagram && records[i].source == .signalled
-        && !isOnOurLink(records[i].carrier.remote.address)
+    if records[i].isBehindNAT { return true }
+    guard localNAT.isSymmetric || localNAT.mapping != .none && peerNAT.isFiltering,
+      records[i].isDatagram, records[i].source == .signalled
+    else { return false }
+    return !isOnOurLink(records[i].carrier.remote.address)
   }
 
   /// No router of ours stands before it.
@@ -193,9 +198,9 @@ extension PeerPaths {
   /// its own port away from the answer (RECIPES R10, "masq-open").
   func staysAtHome(_ i: Int, now: Instant) -> Bool {
     guard !records[i].isUp, records[i].source == .signalled, guessRole == .moving,
-      records[i].lastHeard < punchStart
+      records[i].lastHeard < seriesStart
     else { return false }
-    return now - punchStart < PathTunables.movingEndHides
+    return now - seriesStart < PathTunables.movingEndHides
   }
 
   /// Lets nobody in from a port it has not sent to, as far as we know.

@@ -63,6 +63,9 @@ package struct PeerPaths: Sendable {
   var openers: [PendingOpener] = []
   /// The start both ends agreed on.
   var punchStart = Instant.distantPast
+  /// The first of agreed starts that follow each other closely: what is timed
+  /// against the peer's NAT must not begin anew with each of them.
+  var seriesStart = Instant.distantPast
   var punchTries = 0
   var punchAgainAt = Instant.distantFuture
   var guess: PortGuess?

@@ -36,6 +36,7 @@ extension Scenario {
         return self.unguessed.isEmpty && self.world.conversations.allSatisfy(\.isOver)
       }
     }
+    isResting = true
     if !areAllBack { tellWhatIsMissing() }
     if areAllBack, world.violations.isEmpty { checkRest() }
     var result = ScenarioResult(
@@ -72,7 +73,13 @@ extension Scenario {
   private func askNowAndThen(_ a: Int, _ b: Int) {
     world.after(.milliseconds(world.pick(0...3_000))) { [self] world in
       let isUnguessed = unguessed.contains { $0 == (a, b) } && !isGuessed(a, b)
-      guard isUnguessed || !isGuessing && !isPairBack(a, b) else { return }
+      guard isUnguessed || !isGuessing && !isPairBack(a, b) else {
+        // In homes a path may still be lost that seemed to be there.
+        if settings.homes, !isResting {
+          world.after(.seconds(17)) { [self] _ in askNowAndThen(a, b) }
+        }
+        return
+      }
       if world.nodes[a].isOnline {
         var script = ApplicationScript()
         script.bytes = 100

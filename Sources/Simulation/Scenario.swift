@@ -98,6 +98,8 @@ package final class Scenario {
   var unguessed: [(Int, Int)] = []
   /// Everybody else is back.
   var isGuessing = false
+  /// Nobody wants anything any more.
+  var isResting = false
 
   package init(
     seed: UInt64, settings: ScenarioSettings = ScenarioSettings(),

@@ -178,6 +178,42 @@ private struct End {
   #expect(end.events.contains(.guessEnded))
 }
 
+@Test func movingEndsPingsComeOutOfHidingThoughStartsAreAgreedAgain() {
+  // Its allocator counts: pings are all it sends, and behind two NATs of its
+  // own those that stay at home open only the first.
+  var counting = symmetric
+  counting.allocatorStep = 1
+  var end = End(seed: 12, local: counting)
+  end.paths.sessionEstablished(through: relay, now: start)
+  for _ in 0..<4 {
+    end.meet()
+    end.run(for: .seconds(2))
+  }
+  let pings = end.pings(to: publicPeer)
+  let early = pings.filter { $0.at - start < .seconds(3) }
+  let late = pings.filter { $0.at - start >= .seconds(3) }
+  #expect(!early.isEmpty && early.allSatisfy { $0.probe.timeToLive == 2 })
+  #expect(!late.isEmpty && late.allSatisfy { $0.probe.timeToLive == 0 })
+}
+
+@Test func whatWasHeardFromIsBehindANATOnceTheServerNamesIt() {
+  var end = End(seed: 13)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.paths.received(from: reflexive, bytes: 64, carriesData: false, now: start)
+  end.drain()
+  end.run(for: .minutes(2))
+  end.sent.removeAll()
+  let agreed = end.now
+  end.meet(in: .milliseconds(50))
+  end.run(for: .seconds(1))
+  let toPeer = end.sent.filter { $0.probe.carrier == reflexive }
+  #expect(toPeer.first.map { $0.at - agreed } == .milliseconds(50))
+  #expect(toPeer.first?.probe.timeToLive == 2, "an opener first")
+  #expect(
+    toPeer.first { $0.probe.message != nil }.map { $0.at - agreed } == .milliseconds(130),
+    "no ping before the openers of both ends")
+}
+
 @Test func countedPortsArePredicted() {
   var end = End(
     seed: 8,
