@@ -65,10 +65,12 @@ extension PeerPaths {
       PathTunables.marginFloor, holder.cost * PathTunables.marginPerCent / 100)
     guard challenger.cost + margin < holder.cost else { return }
     let isUpgrade = challenger.tier < holder.tier
-    if !isUpgrade || recentSwitches >= PathTunables.calmSwitches {
-      if now - lastSwitch > PathTunables.switchMemory { recentSwitches = 0 }
-      let dwell =
-        recentSwitches >= PathTunables.calmSwitches ? PathTunables.longDwell : PathTunables.dwell
+    if now - lastSwitch > PathTunables.switchMemory { recentSwitches = 0 }
+    let isRestless = recentSwitches >= PathTunables.calmSwitches
+    // Back from where a failure drove us: how long a path that failed has to
+    // stand first is its hold-down's business.
+    if !isUpgrade || isRestless && !wasForced {
+      let dwell = isRestless ? PathTunables.longDwell : PathTunables.dwell
       let free = lastSwitch + dwell
       guard now >= free else {
         choiceAt = free
@@ -83,7 +85,9 @@ extension PeerPaths {
     let new = i.flatMap { records[$0].lane }
     guard old != new else { return }
     if now - lastSwitch > PathTunables.switchMemory { recentSwitches = 0 }
-    if old != nil, new != nil { recentSwitches += 1 }
+    let isForced = reason != .betterTier && reason != .betterQuality
+    if !isForced, !wasForced { recentSwitches += 1 }
+    wasForced = isForced
     primary = new
     primarySince = now
     lastSwitch = now

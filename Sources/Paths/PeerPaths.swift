@@ -45,7 +45,10 @@ package struct PeerPaths: Sendable {
   package internal(set) var primary: UInt8?
   /// Since when.
   package internal(set) var primarySince = Instant.distantPast
+  /// Switches that nothing but a better figure asked for.
   var recentSwitches = 0
+  /// The present path was taken because another one failed.
+  var wasForced = true
   var lastSwitch = Instant.distantPast
   /// When the choice wants to be made again though nothing happens.
   var choiceAt = Instant.distantFuture

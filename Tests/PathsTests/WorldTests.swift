@@ -184,6 +184,26 @@ import Testing
   #expect(worst <= 20)
 }
 
+/// What failures forced is no restlessness: after the third outage within a
+/// minute the direct path is back when its hold-down ends.
+@Test func forcedSwitchesDoNotDelayTheReturn() {
+  for seed in 0..<8 as Range<UInt64> {
+    let world = World(
+      seed: seed, links: [.udp(1, delay: .milliseconds(5)), .relay(delay: .milliseconds(20))])
+    world.begin()
+    world.startTraffic(every: .milliseconds(10))
+    world.run(for: .seconds(2))
+    for outage in 1...3 {
+      world.links[0].passes = [false, false]
+      world.run(for: .seconds(3))
+      #expect(world.primaryTier() == .serverRelay, "outage \(outage), seed \(seed)")
+      world.links[0].passes = [true, true]
+      world.run(for: .seconds(7))
+      #expect(world.primaryTier() == .udpDirect, "outage \(outage), seed \(seed)")
+    }
+  }
+}
+
 /// Two equal paths whose round trips wander must not be played against each other.
 @Test func wanderingRoundTripsDoNotFlap() {
   let world = World(
