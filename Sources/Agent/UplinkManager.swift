@@ -234,6 +234,11 @@ final class UplinkManager: UplinkDelegate {
     agent.log.info(
       "connected to \(agent.options.serverHost):\(agent.options.serverPort) as \(agent.options.node)"
     )
+    if let leg {
+      // It belongs to an earlier login: its channels are void.
+      leg.close()
+      uplinkClosed(leg, "logged in anew")
+    }
     openLeg()
   }
 

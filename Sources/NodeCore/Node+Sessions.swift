@@ -62,7 +62,9 @@ extension Node {
     peer.lastSession = punch.session
     peer.announcedIncarnation = punch.incarnation
     updateContext(of: peer)
-    if punch.channel != 0, peer.channel != punch.channel {
+    // While a leg is opened again the server may still speak of the former one.
+    let isOfFormerLeg = leg == nil && hadLeg
+    if punch.channel != 0, peer.channel != punch.channel, !isOfFormerLeg {
       dropRelayCarrier(of: peer, now: now)
       peer.channel = punch.channel
     }
@@ -149,9 +151,12 @@ extension Node {
   package func legOpened(connection: UInt32, remote: Endpoint, now: Instant) {
     clock = now
     leg = (connection, remote, false)
+    hadLeg = true
     for peer in peers where !peer.isRemoved {
       attachRelay(to: peer, now: now)
-      if peer.channel == 0, peer.connectedSince != nil, peer.isOnline { meet(peer, now: now) }
+      if peer.channel == 0, peer.connectedSince != nil || peer.isWanted, peer.isOnline {
+        meetSoon(peer, at: now)
+      }
     }
     settle(now: now)
   }
@@ -333,7 +338,14 @@ extension Node {
         log(.debug, "path-suspect", "\(peer.name): lane \(lane): \(reason.rawValue)")
       case .recovered(let lane):
         log(.debug, "path-recovered", "\(peer.name): lane \(lane)")
-      case .primaryChanged(_, let to, let reason):
+      case .primaryChanged(let from, let to, let reason):
+        // Also what left on it after the suspicion, while there was no other:
+        // it is sent again at once (DESIGN §1.3).
+        if let from, reason == .primarySuspect || reason == .primaryDropsData,
+          peer.mux.hasLane(from)
+        {
+          peer.mux.suspectLane(from, now: now)
+        }
         peer.lastAcknowledged = nil
         guard to != nil else { continue }
         peer.deadSince = nil

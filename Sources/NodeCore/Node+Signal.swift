@@ -252,6 +252,8 @@ extension Node {
     ticketCounter = 0
     serverTime = (welcome.serverTimeNanoseconds, now)
     heartbeatAt = now + NodeLimits.heartbeat
+    leg = nil
+    hadLeg = false
     for peer in peers where !peer.isStock {
       // Channels belong to the server's session with us: the old ones are void.
       dropRelayCarrier(of: peer, now: now)

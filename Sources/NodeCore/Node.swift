@@ -79,6 +79,8 @@ package final class Node {
   var ticket: RelayTicket?
   var ticketCounter: UInt64 = 0
   var leg: (connection: UInt32, remote: Endpoint, isBlocked: Bool)?
+  /// One has been open since the login.
+  var hadLeg = false
   /// Direct TCP carriers that take no more for now.
   var blockedCarriers: Set<UInt32> = []
   /// Peers the last process had sessions with; initiated to once online.

@@ -196,6 +196,8 @@ extension CoordinationServer {
       meshes[member.mesh].online += 1
       member.connection = connection
     }
+    // A channel on it would be told to a node that opens a new one.
+    if let leg = member.leg { close(leg, .legReplaced, now: now) }
     member.since = now
     member.hasReported = false
   }

@@ -52,7 +52,13 @@ extension SimulatedNode {
     }
   }
 
-  func networkChanged() {
+  /// - Parameter isStranded: the address of the connections is gone; they make
+  ///   room for new ones, as the agent's do.
+  func networkChanged(isStranded: Bool = false) {
+    if isStranded {
+      if let id = uplink.leg { legGone(id) }
+      if uplink.signal != nil { signalGone("this host's address of it is gone") }
+    }
     if uplink.signal == nil, uplink.isRetrying { retrySignal(after: .milliseconds(200)) }
   }
 

@@ -161,15 +161,14 @@ package final class SimulatedNode {
     let isElsewhere = world.network.home(of: index) !== site
     world.network.detach(host: index, addresses: addresses)
     world.network.attach(host: index, addresses: new, to: site)
-    if let first = addresses.first, isElsewhere || gone.contains(first) {
-      world.breakConnections(ofNode: index)
-    }
+    let isStranded = addresses.first.map { gone.contains($0) } ?? false
+    if isStranded || isElsewhere { world.breakConnections(ofNode: index) }
     addresses = new
     guard node != nil else { return }
     world.after(.milliseconds(20)) { world in
       let node = world.nodes[self.index]
       node.setNetwork()
-      node.networkChanged()
+      node.networkChanged(isStranded: isStranded)
       node.drain()
     }
   }

@@ -187,6 +187,25 @@ import Testing
     #expect(a.punches.last?.isNamedInitiator == true && b.punches.last?.isNamedInitiator == false)
   }
 
+  @Test func aNewLoginIsNotToldOfAChannelOnTheFormerLeg() throws {
+    let world = World()
+    let (a, b) = Self.two(world)
+    _ = world.meet(a, "b")
+    let old = try #require(a.leg)
+    world.now = world.now + .seconds(3)
+    // It comes back from elsewhere; the server has not heard that its leg is dead.
+    let again = TestNode(
+      "a", key: a.key, address: Endpoint(IPAddress(198, 51, 100, 7), 5), random: &world.random)
+    again.secret = a.secret
+    world.bringUp(again, leg: false)
+    #expect(!world.server.router.hasLeg(old))
+    _ = world.meet(again, "b")
+    #expect(b.punches.count == 1, "the meeting waits for the new leg")
+    world.openLeg(again)
+    #expect(b.punches.count == 2 && again.punches.last?.channel != 0)
+    #expect(world.server.router.openChannelCount == 1)
+  }
+
   @Test func legsNeedAFreshProofAndANewOneReplacesTheOld() throws {
     let world = World()
     let (a, b) = Self.two(world)

@@ -213,4 +213,45 @@ import Testing
         home.nodes[0].isOnline && home.nodes[0].node?.seenAt.address == home.site.box.address
       })
   }
+
+  /// A download from one home to another, and something that happens to it in
+  /// its second second: the longest time without a byte.
+  private func stall(seed: UInt64, _ event: (World, [Home]) -> Void) -> TimeAmount {
+    let world = World(seed: seed)
+    let homes = (0..<2).map { _ in world.addHome(kind: .portRestricted, nodes: 1) }
+    world.server.start()
+    for node in world.nodes { node.start() }
+    #expect(world.run(for: .seconds(10)) { $0.nodes.allSatisfy(\.isOnline) }, "seed \(seed)")
+    world.run(for: .seconds(3))
+    var script = bulk(3_000_000)
+    script.chunk = 10_000
+    script.pause = .milliseconds(10)
+    let stream = world.converse(near: 0, far: 1, nearScript: bulk(300), farScript: script)
+    world.run(for: .seconds(1))
+    #expect(world.nodes[0].tier(to: world.nodes[1]) == "udp-punch", "seed \(seed)")
+    event(world, homes)
+    #expect(world.run(for: .seconds(60)) { _ in stream.isOver }, "seed \(seed)")
+    #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+    return stream.longestStall
+  }
+
+  private func report(_ what: String, _ event: (World, [Home]) -> Void) -> TimeAmount {
+    let stalls = (1...20).map { stall(seed: $0, event) }.sorted()
+    print("\(what): no byte for p50 \(stalls[9].inMilliseconds), p95 \(stalls[18].inMilliseconds), worst \(stalls[19].inMilliseconds) ms")
+    return stalls[19]
+  }
+
+  @Test func routersThatForgetAreFollowedWithinASecond() {
+    let worst = report("both routers rebind") { world, homes in
+      for home in homes { world.rebind(home.site) }
+    }
+    #expect(worst < .milliseconds(1_000))
+  }
+
+  @Test func anotherAddressAtHomeIsFollowedWithinASecond() {
+    let worst = report("the near end gets another address") { world, homes in
+      world.nodes[0].move(to: [homes[0].site.freshAddress()])
+    }
+    #expect(worst < .milliseconds(1_000))
+  }
 }
