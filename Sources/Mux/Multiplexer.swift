@@ -47,6 +47,12 @@ extension Multiplexer {
   /// stays, late acknowledgements of it still count.
   package func suspectLane(_ id: LaneID, now: Instant) { core.suspectLane(id, now: now) }
 
+  /// A round trip measured by other means, for a lane without samples of its
+  /// own in the last seconds.
+  package func setRoundTrip(_ id: LaneID, _ roundTrip: TimeAmount, now: Instant) {
+    core.setRoundTrip(id, roundTrip, now: now)
+  }
+
   package func setMaximumPacket(_ id: LaneID, _ bytes: Int) {
     core.setMaximumPacket(id, bytes)
   }

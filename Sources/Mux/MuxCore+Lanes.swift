@@ -41,6 +41,14 @@ extension MuxCore {
     advanceClock(now)
     lanes[at].abandon(now: now, lost: &lostFrames)
     applyLost()
+    // Acknowledgements are sent once; those that left by it may be lost, and
+    // the peer would wait a probe time-out for them.
+    for at in receivers.indices where receivers[at].doubtAcknowledged(now) { lanesOwingAck += 1 }
+  }
+
+  mutating func setRoundTrip(_ id: LaneID, _ roundTrip: TimeAmount, now: Instant) {
+    guard let at = lane(id) else { return }
+    lanes[at].learn(roundTrip: roundTrip, now: now)
   }
 
   mutating func setMaximumPacket(_ id: LaneID, _ bytes: Int) {

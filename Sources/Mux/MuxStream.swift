@@ -179,6 +179,10 @@ enum MuxTuning {
   static let thinningPackets = 100
   /// Acknowledgements per round trip then.
   static let thinnedAcks: Int64 = 4
+  /// Acknowledgements so recent may have been lost with a path that is suspect.
+  static let doubtedAcks: TimeAmount = .seconds(2)
+  /// A lane that has not been used for so long no longer knows its round trip.
+  static let roundTripMemory: TimeAmount = .seconds(5)
   /// What a stream that was idle may send ahead of the others.
   static let headStart = 4_096
   /// A packet with less room than this takes no more stream data.

@@ -47,6 +47,16 @@ struct ReceiveLane {
     }
   }
 
+  /// What was said of it a moment ago may have been lost.
+  /// - Returns: whether an acknowledgement is owed that was not owed before.
+  mutating func doubtAcknowledged(_ now: Instant) -> Bool {
+    guard now - lastAckAt <= MuxTuning.doubtedAcks else { return false }
+    let isNew = pending == 0
+    pending = max(pending, 1)
+    deadline = now
+    return isNew
+  }
+
   mutating func acknowledgedNow(_ now: Instant) {
     pending = 0
     deadline = .distantFuture

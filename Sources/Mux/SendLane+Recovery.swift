@@ -141,8 +141,16 @@ extension SendLane {
 
   // MARK: Round trip
 
+  /// What a ping measured; its own samples of the last seconds know better.
+  mutating func learn(roundTrip: TimeAmount, now: Instant) {
+    guard now - lastSampleAt > MuxTuning.roundTripMemory else { return }
+    smoothed = roundTrip
+    variation = roundTrip / 2
+  }
+
   private mutating func addSample(_ sample: TimeAmount, delay: TimeAmount, now: Instant) {
     latest = sample
+    lastSampleAt = now
     if !hasSample {
       hasSample = true
       firstSampleAt = now

@@ -62,6 +62,7 @@ struct SendLane {
   var reorderLife = 0
   var reorderRaisedAt: UInt64 = 0
   var firstSampleAt: Instant?
+  var lastSampleAt = Instant.distantPast
 
   // Delivery rate (draft-cheng-iccrg-delivery-rate-estimation).
   var delivered: UInt64 = 0

@@ -347,7 +347,10 @@ extension Node {
           peer.mux.suspectLane(from, now: now)
         }
         peer.lastAcknowledged = nil
-        guard to != nil else { continue }
+        guard let to else { continue }
+        if peer.mux.hasLane(to), let roundTrip = peer.paths.latestRoundTrip(of: to) {
+          peer.mux.setRoundTrip(to, roundTrip, now: now)
+        }
         peer.deadSince = nil
         peer.hasLingered = false
         if let roundTrip = peer.primarySnapshot?.roundTrip {

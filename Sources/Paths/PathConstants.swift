@@ -195,6 +195,8 @@ package enum PathTunables {
   package static let failureMemory = TimeAmount.seconds(60)
   package static let lossWindow = TimeAmount.seconds(1)
   package static let lossCeilingPerMillion: Int64 = 100_000
+  /// Samples of the round trip further apart than this are rare.
+  package static let rareSample = TimeAmount.seconds(2)
   package static let roundTripWindow = TimeAmount.seconds(30)
 
   // Packet size.

@@ -10,6 +10,7 @@ struct PathRoundTrip: Sendable {
   private(set) var hasSample = false
   private(set) var smoothed = PathTunables.initialRoundTrip
   private(set) var variation = PathTunables.initialRoundTrip / 2
+  private(set) var latest = PathTunables.initialRoundTrip
   private(set) var lastSample = Instant.distantPast
   // The minimum over the last one to two windows.
   private var older = TimeAmount(nanoseconds: .max)
@@ -34,6 +35,10 @@ struct PathRoundTrip: Sendable {
     } else {
       newer = min(newer, sample)
     }
+    // RFC 6298's shares are meant for samples every round trip or so. One that
+    // comes alone after a pause counts as much as all before it.
+    let isRare = now - lastSample > PathTunables.rareSample
+    latest = sample
     lastSample = now
     guard hasSample else {
       hasSample = true
@@ -42,6 +47,11 @@ struct PathRoundTrip: Sendable {
       return
     }
     let difference = sample > smoothed ? sample - smoothed : smoothed - sample
+    if isRare {
+      variation = difference / 2
+      smoothed = (smoothed + sample) / 2
+      return
+    }
     variation = (variation * 3 + difference) / 4
     smoothed = (smoothed * 7 + sample) / 8
   }

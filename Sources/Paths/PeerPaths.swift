@@ -227,6 +227,11 @@ package struct PeerPaths: Sendable {
   }
 
   package func carrier(of lane: UInt8) -> Carrier? { index(of: lane).map { records[$0].carrier } }
+  /// What its last ping measured; nil before one was answered.
+  package func latestRoundTrip(of lane: UInt8) -> TimeAmount? {
+    guard let i = index(of: lane), records[i].roundTrip.hasSample else { return nil }
+    return records[i].roundTrip.latest
+  }
   package func tier(of lane: UInt8) -> Tier? { index(of: lane).map { records[$0].tier } }
   /// The largest plaintext of one packet on `lane`, its head included.
   package func maximumPacket(of lane: UInt8) -> Int? {

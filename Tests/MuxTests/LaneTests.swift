@@ -131,6 +131,48 @@ import Testing
     #expect(world.b.wrongBytes == 0)
   }
 
+  /// The receiver's acknowledgements of lane 2 left by lane 1, which is dead:
+  /// when it hears of that it says them again, and nobody waits for a probe.
+  @Test func acknowledgementsLostWithAPathAreSaidAgain() throws {
+    let world = World()
+    world.addLane(1)
+    var link = Link()
+    link.delay = .milliseconds(10)
+    world.addLane(2, link)
+    world.setPrimary(1)
+    let id = try world.a.open(now: world.now)
+    world.a.send(id, total: 200_000)
+    world.run(for: .milliseconds(20))
+    world.toB[1]!.isDown = true
+    world.toA[1]!.isDown = true
+    // The sender changes first, and has never measured the new lane.
+    world.a.primary = 2
+    world.a.mux.suspectLane(1, now: world.now)
+    world.run(for: .milliseconds(15))
+    world.b.primary = 2
+    world.b.mux.suspectLane(1, now: world.now)
+    world.run(for: .milliseconds(12))
+    let statistics = world.a.mux.laneStatistics(2)!
+    #expect(statistics.packetsSent > 0 && statistics.hasRoundTrip, "acknowledged at once")
+    #expect(world.run(for: .milliseconds(300)) { world.b.received[id] == 200_000 })
+    #expect(world.b.wrongBytes == 0)
+  }
+
+  @Test func aRoundTripFromElsewhereCountsUntilTheLaneKnowsBetter() throws {
+    let world = World()
+    var link = Link()
+    link.delay = .milliseconds(10)
+    world.addLane(1, link)
+    world.a.mux.setRoundTrip(1, .milliseconds(70), now: world.now)
+    #expect(world.a.mux.laneStatistics(1)!.smoothedRoundTrip == .milliseconds(70))
+    world.setPrimary(1)
+    let id = try world.a.open(now: world.now)
+    world.a.send(id, total: 10_000)
+    world.run(for: .milliseconds(200))
+    world.a.mux.setRoundTrip(1, .milliseconds(70), now: world.now)
+    #expect(world.a.mux.laneStatistics(1)!.smoothedRoundTrip < .milliseconds(50))
+  }
+
   @Test func warmedLaneHasWindowBeforeTheSwitch() throws {
     let world = World()
     var link = Link()
