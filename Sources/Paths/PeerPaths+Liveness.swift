@@ -275,16 +275,20 @@ extension PeerPaths {
   }
 
   private mutating func serviceDropsData(_ i: Int, now: Instant) {
-    if records[i].dataProbe.isUsed,
-      now - records[i].dataProbe.sentAt >= records[i].roundTrip.timeout
-    {
+    if records[i].dataProbe.isUsed {
+      let due = records[i].dataProbe.sentAt + records[i].roundTrip.timeout
+      guard now >= due else {
+        // The time-out has grown since it was sent.
+        records[i].dataRetry = max(records[i].dataRetry, due)
+        return
+      }
       // Another full-size probe vanished: wait longer.
       records[i].dataProbe.isUsed = false
       records[i].dataProbesAnswered = 0
       records[i].dropsDataCount += 1
       let holds = PathTunables.dropsDataHold
       records[i].dataRetry = now + holds[min(records[i].dropsDataCount, holds.count) - 1]
-    } else if !records[i].dataProbe.isUsed, now >= records[i].dataRetry {
+    } else if now >= records[i].dataRetry {
       records[i].wantsDataProbe = true
       records[i].dataRetry = now + max(records[i].roundTrip.timeout, .milliseconds(100))
     }

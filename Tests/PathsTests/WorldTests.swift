@@ -287,6 +287,25 @@ import Testing
 }
 
 /// Per-packet calls are cheap: no allocation, no search beyond the last hit.
+/// The time-out of a full-size probe grows while it is on its way: nobody is
+/// kept awake until then (World.run stops a machine that spins).
+@Test func fullSizeProbesOfAWanderingPathKeepNobodyAwake() {
+  for seed in 0..<40 as Range<UInt64> {
+    let world = World(
+      seed: seed, links: [.udp(1, delay: .milliseconds(2)), .relay(delay: .milliseconds(20))])
+    world.begin()
+    world.startTraffic(every: .milliseconds(10))
+    world.run(for: .seconds(2))
+    world.links[0].swallowsLarge = true
+    var random = SeededRandom(testSeed: seed)
+    for _ in 0..<400 {
+      world.links[0].delay = .milliseconds(Int64(random.next() % 200))
+      world.run(for: .milliseconds(100 + Int64(random.next() % 400)))
+    }
+    #expect(world.primaryTier() == .serverRelay, "seed \(seed)")
+  }
+}
+
 @Test func packetCallsAreCheap() {
   let world = World(
     seed: 11, links: [.udp(1, delay: .milliseconds(1)), .relay(delay: .milliseconds(20))])
