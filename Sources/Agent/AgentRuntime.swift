@@ -8,6 +8,7 @@ internal import Crypto
 internal import HTTP
 package import NodeCore
 internal import Paths
+internal import Signaling
 package import Reactor
 internal import Tunnels
 
@@ -74,6 +75,10 @@ package final class AgentRuntime {
     } else {
       key = X25519.generate(using: &random)
       state.setBytes("key", key.secret)
+      // For the life of the key: both ends of a session must always agree.
+      let ciphers: CipherSet =
+        ProcessSettings.hasAES ? [.chaCha20Poly1305, .aes256GCM] : .chaCha20Poly1305
+      state["ciphers"] = JSONValue(Int(ciphers.rawValue))
     }
     do throws(SystemError) {
       names = try NameLookup(loop)
@@ -91,6 +96,10 @@ package final class AgentRuntime {
       os: "\(ProcessSettings.systemName) \(ProcessSettings.kernelRelease)", port: sockets.port,
       seed: random.bytes(32), token: options.token.value)
     settings.usesTCPCarriers = usesTCPCarriers
+    // A key of the time before this was kept knows one cipher.
+    if state["ciphers"]?.uint64 == UInt64(CipherSet([.chaCha20Poly1305, .aes256GCM]).rawValue) {
+      settings.ciphers.insert(.aes256GCM)
+    }
     settings.guessesPorts = !options.noPortGuessing
     node = Node(settings: settings, records: state.records, now: loop.now)
     self.random = random

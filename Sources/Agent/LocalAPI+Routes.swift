@@ -114,7 +114,7 @@ extension LocalAPI {
       "lossPerMille": JSONValue(peer.lossPerMille),
       "bytesSent": JSONValue(peer.bytesSent), "bytesReceived": JSONValue(peer.bytesReceived),
       "sinceSeconds": peer.since.map { JSONValue((now - $0).nanoseconds / 1_000_000_000) } ?? .null,
-      "streams": JSONValue(peer.openStreams),
+      "streams": JSONValue(peer.openStreams), "cipher": .string(peer.cipher.name),
       "whyNotBetter": .array(
         peer.whyNotBetter.map {
           ["tier": .string($0.tier.code), "reason": .string($0.reason.rawValue)]

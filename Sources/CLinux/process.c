@@ -13,6 +13,10 @@
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 static int saved_argc;
 static char **saved_argv;
@@ -86,6 +90,18 @@ int martlet_thread_id(void) {
   static _Thread_local int id;
   if (id == 0) id = gettid();
   return id;
+}
+
+int martlet_has_aes(void) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul");
+#elif defined(__aarch64__)
+  unsigned long features = getauxval(AT_HWCAP);
+  return (features & HWCAP_AES) && (features & HWCAP_PMULL);
+#else
+  return 0;
+#endif
 }
 
 int martlet_uname(int which, char *text, size_t size) {

@@ -11,6 +11,14 @@ public enum AEADCipher: UInt8, Sendable, CaseIterable {
   case chaCha20Poly1305 = 1
   case aes256GCM = 2
 
+  /// For people and programs that ask what is used.
+  public var name: String {
+    switch self {
+    case .chaCha20Poly1305: "chacha20-poly1305"
+    case .aes256GCM: "aes-256-gcm"
+    }
+  }
+
   var algorithm: OpaquePointer {
     switch self {
     case .chaCha20Poly1305: Algorithms.shared.chaCha20Poly1305

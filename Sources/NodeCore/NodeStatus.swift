@@ -3,6 +3,7 @@
 
 #if canImport(Bytes)
   package import Bytes
+  package import Crypto
   internal import Mux
   package import NAT
   package import Paths
@@ -31,6 +32,7 @@ package struct PeerStatus: Sendable {
   /// Since when this path is in use.
   package var since: Instant?
   package var openStreams: Int
+  package var cipher: AEADCipher
   /// Why no better tier is in use.
   package var whyNotBetter: [(tier: Tier, reason: PathReason)]
   /// What decides about the road, and the NATs at both ends.
@@ -70,7 +72,8 @@ extension Node {
       bytesSent: paths.reduce(0) { $0 &+ $1.bytesSent },
       bytesReceived: paths.reduce(0) { $0 &+ $1.bytesReceived },
       since: primary == nil ? nil : peer.paths.primarySince,
-      openStreams: peer.mux.openStreamCount, whyNotBetter: peer.paths.whyNotBetter(now: now),
+      openStreams: peer.mux.openStreamCount, cipher: peer.cipher,
+      whyNotBetter: peer.paths.whyNotBetter(now: now),
       verdict: verdict(on: peer, now: now), ownNAT: natFacts, peerNAT: peer.nat, paths: paths,
       history: peer.paths.history)
   }

@@ -67,6 +67,9 @@ package enum ProcessSettings {
     pthread_kill(pthread_self(), signal.rawValue)
   }
 
+  /// Whether AES-256-GCM is cheap on this CPU.
+  package static var hasAES: Bool { martlet_has_aes() != 0 }
+
   package static var processID: Int32 { getpid() }
   package static var userID: UInt32 { getuid() }
   package static var effectiveUserID: UInt32 { geteuid() }

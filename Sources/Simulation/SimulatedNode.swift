@@ -87,6 +87,8 @@ package final class SimulatedNode {
       name: name, staticKey: key, incarnation: world.random.next() | 1, version: "simulated",
       os: "none", port: port, seed: world.random.bytes(32), token: SimulatedServer.token,
       loginCost: .cheap)
+    // Some machines have instructions for AES.
+    if key.publicKey[0] & 3 != 0 { settings.ciphers.insert(.aes256GCM) }
     mutations.apply(to: &settings)
     node = Node(settings: settings, records: disk, now: world.now)
     watch.restart()

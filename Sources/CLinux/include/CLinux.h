@@ -38,6 +38,9 @@ int martlet_ignore_sigpipe(void);
 void martlet_name_thread(const char *name);
 /// The kernel's id of the calling thread.
 int martlet_thread_id(void);
+/// 1 when this CPU has instructions for AES and for GCM's multiplication, so
+/// that AES-GCM is cheap and takes the same time for all data.
+int martlet_has_aes(void);
 /// Which: 0 system, 1 node name, 2 release, 3 version, 4 machine.
 int martlet_uname(int which, char *text, size_t size);
 int martlet_flock(int fd);
