@@ -232,7 +232,6 @@ package final class ChannelRouter {
   @exclusivity(unchecked) var total: RateLimiter
   /// Meshes with hungry flows, in turn.
   @exclusivity(unchecked) var activeMeshes: [Int32] = []
-  @exclusivity(unchecked) var activeMeshPosition = 0
   /// Whether every active mesh waits for tokens.
   @exclusivity(unchecked) var grantDeadline = Instant.distantFuture
   /// Flows that are not idle: how many share the cap.
