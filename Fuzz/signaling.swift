@@ -1,4 +1,4 @@
-// sources: Bytes NAT Signaling/Messages.swift Signaling/MessageCodec.swift
+// sources: Bytes NAT Signaling/Messages.swift Signaling/RelayMessages.swift Signaling/MessageCodec.swift
 // Decodes arbitrary bytes as signalling messages; what decodes must encode to
 // the same bytes.
 
