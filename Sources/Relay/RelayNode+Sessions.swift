@@ -75,17 +75,20 @@ extension RelayNode {
       guard session.keys == keys, session.isOneTime == admitted.isOneTime else {
         throw .otherSession
       }
+      if session.legs[Int(handshake.leg)] == nil { try checkQuota(of: handshake.from) }
       return session
     }
-    for key in keys where sessionsPerNode[key, default: 0] >= limits.sessionsPerNode {
-      throw .full
-    }
+    try checkQuota(of: handshake.from)
     guard let share = freeShares.popLast() else { throw .full }
     let session = RelaySession(
       number: handshake.session, share: share, isOneTime: admitted.isOneTime, keys: keys)
     sessions[handshake.session] = session
-    for key in keys { sessionsPerNode[key, default: 0] += 1 }
     return session
+  }
+
+  /// Only seats taken count: nobody is charged for being named.
+  private func checkQuota(of key: [UInt8]) throws(RelayRefusal) {
+    guard sessionsPerNode[key, default: 0] < limits.sessionsPerNode else { throw .full }
   }
 
   /// The connection that a leg may sit on: the asker's own, if it is one node's
@@ -138,6 +141,7 @@ extension RelayNode {
     var leg = leg
     leg.connection = connection.id
     leg.repeatAt = .distantFuture
+    if session.legs[side] == nil { sessionsPerNode[session.keys[side], default: 0] += 1 }
     session.legs[side] = leg
     seats[leg.id] = (session, side)
     if !connection.legs.contains(leg.id) { connection.legs.append(leg.id) }
@@ -181,7 +185,13 @@ extension RelayNode {
     if old.id != keeping {
       seats[old.id] = nil
       session.legs[side] = nil
+      giveBackQuota(of: session.keys[side])
     }
+  }
+
+  private func giveBackQuota(of key: [UInt8]) {
+    let left = sessionsPerNode[key, default: 1] - 1
+    sessionsPerNode[key] = left > 0 ? left : nil
   }
 
   private func closeChannel(_ session: RelaySession, now: Instant) {
@@ -295,10 +305,7 @@ extension RelayNode {
   private func forget(_ session: RelaySession) {
     sessions[session.number] = nil
     freeShares.append(session.share)
-    for key in session.keys {
-      let left = sessionsPerNode[key, default: 1] - 1
-      sessionsPerNode[key] = left > 0 ? left : nil
-    }
+    for side in 0..<2 where session.legs[side] != nil { giveBackQuota(of: session.keys[side]) }
   }
 
   /// What the router found out.

@@ -166,6 +166,23 @@ import Testing
       own.append(guest)
     }
     #expect(own.map(\.refusal) == [nil, nil, .full])
+    // Being named as a peer costs nobody a place, and what is given back can be had again.
+    let victim = X25519.generate(using: &narrow.random)
+    for session in 11...14 as ClosedRange<UInt64> {
+      narrow.connect(
+        narrow.guest(
+          "e\(session)", key: X25519.generate(using: &narrow.random),
+          narrow.invitation(session: session, leg: 0, peer: victim.publicKey), over: .tcp))
+    }
+    own[0].guest.leave()
+    narrow.pump()
+    for (key, session) in [(victim, 21), (key, 22)] as [(KeyPair, UInt64)] {
+      let late = narrow.guest(
+        "l\(session)", key: key,
+        narrow.invitation(session: session, leg: 0, peer: narrow.random.bytes(32)), over: .tcp)
+      narrow.connect(late)
+      #expect(late.refusal == nil)
+    }
   }
 
   @Test func aRelayThatMayCarryNothingSaysSo() {
