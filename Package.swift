@@ -40,7 +40,7 @@ let package = Package(
     target("Mux", ["Bytes"]),
     target("Paths", ["Bytes", "NAT"]),
     target("PortMapping", ["Bytes"]),
-    target("Relay", ["Bytes", "Mux"]),
+    target("Relay", ["Bytes", "Crypto", "Mux"]),
     target("Signaling", ["Bytes", "Crypto", "NAT"]),
     target("Tunnels", ["Bytes"]),
     target(
@@ -92,7 +92,7 @@ let package = Package(
     tests("Mux", ["Bytes", "Mux"]),
     tests("Paths", ["Bytes", "NAT", "Paths"]),
     tests("PortMapping", ["Bytes", "PortMapping"]),
-    tests("Relay", ["Bytes", "Mux", "Relay"]),
+    tests("Relay", ["Bytes", "Crypto", "Mux", "Relay"]),
     tests("Signaling", ["Bytes", "Crypto", "NAT", "Signaling"]),
     tests("Tunnels", ["Bytes", "Tunnels"]),
     tests("Simulation", ["Bytes", "Crypto", "NAT", "Mux", "NodeCore", "ServerCore", "Simulation"]),

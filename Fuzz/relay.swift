@@ -1,4 +1,4 @@
-// sources: Bytes Mux Relay
+// sources: Bytes Crypto Mux Relay
 /// A script of frames, fills, closes and time steps against one router with a
 /// cap: nothing may trap, memory stays bounded, what leaves is whole frames,
 /// and at the end no byte of memory is left behind.

@@ -345,6 +345,9 @@ extension Node {
       }
       log(.debug, "forwarded", "message of kind \(kind) from \(from) refused")
       return
+    case .relayNodeResponse, .pushRelayOffer, .relaySecrets, .relayAnnounced:
+      log(.debug, "relay", "relays of other nodes are not active yet")
+      return
     case .login, .welcome:
       drops.badSignal += 1
     }

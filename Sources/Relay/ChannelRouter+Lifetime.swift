@@ -10,9 +10,9 @@ extension ChannelRouter {
   /// How often idle queues and channels are looked for.
   static var sweepInterval: TimeAmount { .seconds(1) }
 
-  // A number is slot(16) | generation(15), the top bit clear (UDP relay frames
-  // will set it). The generation keeps late packets of an ended channel out of
-  // the next one in its slot. Numbers are never 0: slot 0 is not used.
+  // A number is slot(16) | generation(15) | whether the leg is UDP, the top bit.
+  // The generation keeps late packets of an ended channel out of the next one in
+  // its slot. Slot 0 is not used: it is the leg's own messages'.
 
   func takeNumber(leg: Int32, channel: Int32) -> UInt32? {
     let i = Int(leg)
@@ -29,7 +29,7 @@ extension ChannelRouter {
     }
     legs[i].slots[slot] = channel
     legs[i].generation = (legs[i].generation + 1) & 0x7fff
-    return UInt32(slot) | legs[i].generation << 16
+    return UInt32(slot) | legs[i].generation << 16 | legs[i].kind.mark
   }
 
   func releaseNumber(leg: Int32, number: UInt32) {
@@ -66,7 +66,8 @@ extension ChannelRouter {
   /// Asks a leg whether it is still there; its PONG comes in as a frame.
   package func ping(connection: UInt32) {
     guard let leg = legOfConnection[connection] else { return }
-    queueControl(leg: leg, number: 0, kind: .ping, data: [])
+    queueControl(
+      leg: leg, number: legs[Int(leg)].kind.controlChannel, kind: .ping, data: [])
   }
 
   func misbehaves(_ leg: Int32) {

@@ -3,7 +3,7 @@
   package import Bytes
 #endif
 #if canImport(Mux)
-  internal import Mux
+  package import Mux
 #endif
 
 extension ChannelRouter {
@@ -48,6 +48,21 @@ extension ChannelRouter {
       return
     }
     forward(leg: leg, number: number, packet, now: now)
+  }
+
+  /// One frame of a leg whose driver, or machine, has cut it out already.
+  package func receiveFrame(
+    connection: UInt32, _ head: CarrierFrame, _ body: RawSpan, now: Instant
+  ) {
+    guard let leg = legOfConnection[connection] else {
+      statistics.unknownLeg += 1
+      return
+    }
+    if head.kind == .data {
+      forward(leg: leg, number: head.channel, body, now: now)
+    } else {
+      control(leg: leg, head, body, now: now)
+    }
   }
 
   private func violation(_ leg: Int32) {

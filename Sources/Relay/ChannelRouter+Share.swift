@@ -64,23 +64,23 @@ extension ChannelRouter {
         grantDeadline = total.ready(for: Self.shareQuantum, now: now)
         return
       }
-      if activeMeshPosition >= activeMeshes.count { activeMeshPosition = 0 }
-      let mesh = Int(activeMeshes[activeMeshPosition])
+      // A queue: a mesh that stayed at its place would wait for ever behind those
+      // that leave and come again.
+      let mesh = Int(activeMeshes.removeFirst())
       meshes[mesh].limiter.refill(now)
       guard meshes[mesh].limiter.holds(Self.shareQuantum) else {
         grantDeadline = min(
           grantDeadline, meshes[mesh].limiter.ready(for: Self.shareQuantum, now: now))
         skipped += 1
-        activeMeshPosition += 1
+        activeMeshes.append(Int32(mesh))
         continue
       }
       skipped = 0
       serveMesh(mesh, part: part)
       if meshes[mesh].hungry.isEmpty {
         meshes[mesh].isActive = false
-        activeMeshes.remove(at: activeMeshPosition)
       } else {
-        activeMeshPosition += 1
+        activeMeshes.append(Int32(mesh))
       }
     }
   }

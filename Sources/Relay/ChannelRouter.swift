@@ -4,7 +4,7 @@
 /// bounded queue with CoDel and deficit round robin. It drops sealed packets
 /// when it must, and never stops reading a connection for one channel's sake.
 /// It never opens a packet, knows no key, and does not decide who may open a
-/// channel (ServerCore, later Admission, does).
+/// channel (ServerCore at the server, RelayNode at every other relay, do).
 ///
 ///     receive → queue of the direction → hungry (waits for a share of the cap)
 ///             → ready (waits for its turn on the leg) → fill → leg
@@ -232,7 +232,6 @@ package final class ChannelRouter {
   @exclusivity(unchecked) var total: RateLimiter
   /// Meshes with hungry flows, in turn.
   @exclusivity(unchecked) var activeMeshes: [Int32] = []
-  @exclusivity(unchecked) var activeMeshPosition = 0
   /// Whether every active mesh waits for tokens.
   @exclusivity(unchecked) var grantDeadline = Instant.distantFuture
   /// Flows that are not idle: how many share the cap.
@@ -254,15 +253,18 @@ package final class ChannelRouter {
   // MARK: Legs and channels
 
   /// A connection may now carry channels. Its id is never reused.
+  /// - Parameter generation: from where its channels are numbered: random on
+  ///   UDP, so that a stranger who fakes its address must guess.
   /// - Returns: false when there are too many legs (the driver closes it).
   package func addLeg(
-    connection: UInt32, kind: LegKind, largestPacket: Int, now: Instant
+    connection: UInt32, kind: LegKind, largestPacket: Int, generation: UInt32 = 0, now: Instant
   ) -> Bool {
     precondition(legOfConnection[connection] == nil, "connection used twice")
     guard legOfConnection.count < limits.legs else { return false }
-    let leg = RelayLeg(
+    var leg = RelayLeg(
       connection: connection, kind: kind,
       largestPacket: min(largestPacket, RelaySpecification.largestPacket))
+    leg.generation = generation & 0x7fff
     if let slot = freeLegs.popLast() {
       legs[Int(slot)] = leg
       legOfConnection[connection] = slot

@@ -9,7 +9,7 @@
 #endif
 
 /// What the rules look at.
-package struct CandidateFacts: Sendable {
+package struct CandidateFacts: Hashable, Sendable {
   /// Where the server sees the node.
   package var seenAt: IPAddress
   package var interfaces: [IPAddress]

@@ -223,7 +223,8 @@ extension CoordinationServer {
           serverTimeNanoseconds: serverTime(now), version: settings.version,
           certificate: member.certificateBytes, seenAt: connection.address,
           ticket: newTicket(member),
-          evictions: meshes[member.mesh].authority.evictions.encoded(), members: members)),
+          evictions: meshes[member.mesh].authority.evictions.encoded(), members: members,
+          relaySecrets: directory.secrets(of: member.staticKey))),
       to: connection)
     for other in later { send(.memberChanged(other), to: connection) }
   }

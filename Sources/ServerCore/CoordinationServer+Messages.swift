@@ -70,6 +70,8 @@ extension CoordinationServer {
       send(.ticket(newTicket(member)), request: request, to: connection)
     case .forward(let name, let kind, let payload):
       forward(to: name, kind, payload, request, connection, member)
+    case .relayNodeRequest(let wanted):
+      offerRelays(wanted, request: request, connection, member, now: now)
     case .answer:
       // To a push of ours; nothing waits for it yet.
       break
@@ -83,6 +85,7 @@ extension CoordinationServer {
     member.report = report
     member.hasReported = true
     if isNews { announce(member) }
+    noteRelay(member)
     startWaitingMeetings(of: member, now: now)
   }
 

@@ -129,6 +129,8 @@ extension CoordinationServer {
     let wasKnown = member.hasReported
     member.hasReported = false
     refuseWaitingMeetings(of: member)
+    withdrawRelay(member)
+    directory.forget(member: member.number)
     if wasKnown { announce(member) }
   }
 
@@ -137,7 +139,7 @@ extension CoordinationServer {
     broadcast(.memberChanged(member.signalled), mesh: member.mesh, except: member)
   }
 
-  private func broadcast(_ message: ServerMessage, mesh: Int, except: ServerMember?) {
+  func broadcast(_ message: ServerMessage, mesh: Int, except: ServerMember?) {
     let encoded = ServerEnvelope(request: 0, message: message).encoded()
     // By number: the same seed gives the same trace.
     for member in meshes[mesh].members.values.sorted(by: { $0.number < $1.number })
@@ -166,6 +168,7 @@ extension CoordinationServer {
       }
     }
     sweepMeetings(now: now)
+    rotateRelaySecrets(now: now)
     keepUsage(now: now)
     let isBusy = !connections.isEmpty || !meetingOfPair.isEmpty
     sweepDeadline = isBusy ? now + ServerLimits.sweep : .distantFuture

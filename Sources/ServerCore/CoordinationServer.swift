@@ -49,6 +49,8 @@ package final class CoordinationServer {
   var meetingOfChannel: [ChannelID: Meeting] = [:]
   /// Meetings that nobody has been told of yet.
   var waiting: [Meeting] = []
+  /// Clients that are relays.
+  var directory: RelayDirectory
 
   var effects: [ServerEffect] = []
   var effectPosition = 0
@@ -78,6 +80,9 @@ package final class CoordinationServer {
     usageDay = unixNanoseconds / 86_400_000_000_000
     router = ChannelRouter(limits: settings.relayLimits, capMegabits: settings.relayMegabits)
     throttle = LoginThrottle(meshCount: settings.meshes.count)
+    directory = RelayDirectory(
+      seed: SHA256.hash(Array("martlet relay directory v1".utf8) + seed),
+      unixSeconds: unixNanoseconds / 1_000_000_000)
     var loaded = LoadedRecords(records)
     var isNew: [Bool] = []
     for mesh in settings.meshes {

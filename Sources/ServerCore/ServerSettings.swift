@@ -63,6 +63,8 @@ package struct MeshSettings: Sendable {
   package var relayMegabits: Double?
   /// Bytes of server relay per day; nil = no quota.
   package var relayQuotaBytes: UInt64?
+  /// Its members know a token, so that its own relays need nothing else.
+  package var hasToken = true
 
   package init(
     name: String, verifier: LoginVerifier, relayMegabits: Double? = nil,

@@ -18,6 +18,7 @@ enum MessageType {
   static let ticketRequest: UInt16 = 0x15
   static let forward: UInt16 = 0x16
   static let answer: UInt16 = 0x17
+  static let relayNodeRequest: UInt16 = 0x18
 
   static let serverLogin: UInt16 = 0x81
   static let welcome: UInt16 = 0x82
@@ -32,6 +33,10 @@ enum MessageType {
   static let ticket: UInt16 = 0x8b
   static let forwarded: UInt16 = 0x8c
   static let notice: UInt16 = 0x8d
+  static let relayNodeResponse: UInt16 = 0x8e
+  static let pushRelayOffer: UInt16 = 0x8f
+  static let relaySecrets: UInt16 = 0x90
+  static let relayAnnounced: UInt16 = 0x91
 }
 
 extension ClientEnvelope {
@@ -51,6 +56,7 @@ extension ClientEnvelope {
       out.list(report.interfaces) { out, address in out.address(address) }
       out.list(report.candidates) { out, candidate in out.candidate(candidate) }
       out.list(report.offers) { out, offer in out.offer(offer) }
+      out.relayReport(report.relay)
     case .heartbeat:
       out.begin(MessageType.heartbeat)
     case .connect(let connect):
@@ -77,6 +83,9 @@ extension ClientEnvelope {
       out.begin(MessageType.answer)
       out.flag(ok)
       out.string(words)
+    case .relayNodeRequest(let wanted):
+      out.begin(MessageType.relayNodeRequest)
+      out.relayNodeRequest(wanted)
     }
     return out.bytes
   }
@@ -99,6 +108,8 @@ extension ClientEnvelope {
       case MessageType.forward:
         reader.forward().map { .forward(to: $0.0, kind: $0.1, payload: $0.2) }
       case MessageType.answer: reader.answer().map { .answer(ok: $0.0, words: $0.1) }
+      case MessageType.relayNodeRequest:
+        reader.relayNodeRequest().map { .relayNodeRequest($0) }
       default: throw .unknownType(type, request: request)
       }
     guard let message, reader.isAtEnd else {
@@ -124,6 +135,7 @@ extension ServerEnvelope {
       out.ticket(welcome.ticket)
       out.bytes.appendArray16(welcome.evictions)
       out.list(welcome.members) { out, member in out.member(member) }
+      out.list(welcome.relaySecrets) { out, secret in out.relaySecret(secret) }
     case .ok:
       out.begin(MessageType.ok)
     case .error(let code, let words):
@@ -169,6 +181,18 @@ extension ServerEnvelope {
       out.begin(MessageType.notice)
       out.bytes.appendUInt16(code.rawValue)
       out.string(words)
+    case .relayNodeResponse(let grant):
+      out.begin(MessageType.relayNodeResponse)
+      out.relayGrant(grant)
+    case .pushRelayOffer(let grant):
+      out.begin(MessageType.pushRelayOffer)
+      out.relayGrant(grant)
+    case .relaySecrets(let secrets):
+      out.begin(MessageType.relaySecrets)
+      out.list(secrets) { out, secret in out.relaySecret(secret) }
+    case .relayAnnounced(let announcement):
+      out.begin(MessageType.relayAnnounced)
+      out.relayAnnouncement(announcement)
     }
     return out.bytes
   }
@@ -198,6 +222,11 @@ extension ServerEnvelope {
       case MessageType.forwarded:
         reader.forward().map { .forwarded(from: $0.0, kind: $0.1, payload: $0.2) }
       case MessageType.notice: reader.codeAndWords().map { .notice($0.0, $0.1) }
+      case MessageType.relayNodeResponse: reader.relayGrant().map { .relayNodeResponse($0) }
+      case MessageType.pushRelayOffer: reader.relayGrant().map { .pushRelayOffer($0) }
+      case MessageType.relaySecrets: reader.relaySecrets().map { .relaySecrets($0) }
+      case MessageType.relayAnnounced:
+        reader.relayAnnouncement().map { .relayAnnounced($0) }
       default: throw .unknownType(type, request: request)
       }
     guard let message, reader.isAtEnd else {
@@ -208,7 +237,7 @@ extension ServerEnvelope {
 }
 
 /// Builds one message.
-private struct MessageWriter {
+struct MessageWriter {
   var bytes: [UInt8] = []
   let request: UInt32
 
@@ -270,7 +299,7 @@ private struct MessageWriter {
 
 /// Field readers of this codec. nil = malformed.
 extension ByteReader {
-  fileprivate mutating func flag() -> Bool? {
+  mutating func flag() -> Bool? {
     switch uint8() {
     case 0: false
     case 1: true
@@ -299,7 +328,7 @@ extension ByteReader {
       hairpins: NATFlag.value(flags, NATFlag.hairpins),
       isUDPBlocked: flags & NATFlag.isUDPBlocked != 0)
   }
-  fileprivate mutating func candidates() -> [SignalledCandidate]? {
+  mutating func candidates() -> [SignalledCandidate]? {
     guard let count = count(limit: SignalLimits.candidates) else { return nil }
     var result: [SignalledCandidate] = []
     for _ in 0..<count {
@@ -346,10 +375,12 @@ extension ByteReader {
       guard let address = address() else { return nil }
       interfaces.append(address)
     }
-    guard let candidates = candidates(), let offers = offers() else { return nil }
+    guard let candidates = candidates(), let offers = offers(), let relay = relayReport() else {
+      return nil
+    }
     return ReportBasic(
       os: os, version: version, incarnation: incarnation, nat: nat, port: port,
-      interfaces: interfaces, candidates: candidates, offers: offers)
+      interfaces: interfaces, candidates: candidates, offers: offers, relay: relay.report)
   }
   fileprivate mutating func connect() -> ConnectRequest? {
     guard let peer = string16(limit: SignalLimits.name), let candidates = candidates(),
@@ -403,11 +434,12 @@ extension ByteReader {
       guard let member = member() else { return nil }
       members.append(member)
     }
+    guard let secrets = relaySecrets() else { return nil }
     return Welcome(
       serverTimeNanoseconds: time, version: version, certificate: certificate, seenAt: seenAt,
-      ticket: ticket, evictions: evictions, members: members)
+      ticket: ticket, evictions: evictions, members: members, relaySecrets: secrets)
   }
-  fileprivate mutating func count(limit: Int) -> Int? {
+  mutating func count(limit: Int) -> Int? {
     guard let count = uint16(), Int(count) <= limit else { return nil }
     return Int(count)
   }

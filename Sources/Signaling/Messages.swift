@@ -120,10 +120,13 @@ package struct ReportBasic: Hashable, Sendable {
   /// Where it can be reached besides: reflexive, mapped by a router.
   package var candidates: [SignalledCandidate]
   package var offers: [SignalledOffer]
+  /// What it is as a relay for others; nil: it is none (any more).
+  package var relay: RelayReport?
 
   package init(
     os: String, version: String, incarnation: UInt64, nat: NATFacts, port: UInt16,
-    interfaces: [IPAddress], candidates: [SignalledCandidate] = [], offers: [SignalledOffer]
+    interfaces: [IPAddress], candidates: [SignalledCandidate] = [], offers: [SignalledOffer],
+    relay: RelayReport? = nil
   ) {
     self.os = os
     self.version = version
@@ -133,6 +136,7 @@ package struct ReportBasic: Hashable, Sendable {
     self.interfaces = interfaces
     self.candidates = candidates
     self.offers = offers
+    self.relay = relay
   }
 }
 
@@ -200,10 +204,13 @@ package struct Welcome: Hashable, Sendable {
   package var ticket: RelayTicket
   package var evictions: [UInt8]
   package var members: [SignalledMember]
+  /// For who is a relay: keys of the one-time tokens made out to it, newest first.
+  package var relaySecrets: [SignalledRelaySecret]
 
   package init(
     serverTimeNanoseconds: UInt64, version: String, certificate: [UInt8], seenAt: Endpoint,
-    ticket: RelayTicket, evictions: [UInt8], members: [SignalledMember]
+    ticket: RelayTicket, evictions: [UInt8], members: [SignalledMember],
+    relaySecrets: [SignalledRelaySecret] = []
   ) {
     self.serverTimeNanoseconds = serverTimeNanoseconds
     self.version = version
@@ -212,6 +219,7 @@ package struct Welcome: Hashable, Sendable {
     self.ticket = ticket
     self.evictions = evictions
     self.members = members
+    self.relaySecrets = relaySecrets
   }
 }
 
@@ -285,6 +293,8 @@ package enum ClientMessage: Hashable, Sendable {
   case forward(to: String, kind: UInt16, payload: [UInt8])
   /// Answer to a push: done, or refused with words.
   case answer(ok: Bool, words: String)
+  /// RelayNodeReq; answered by `relayNodeResponse`.
+  case relayNodeRequest(RelayNodeRequest)
 }
 
 /// From server to node.
@@ -303,6 +313,14 @@ package enum ServerMessage: Hashable, Sendable {
   case forwarded(from: String, kind: UInt16, payload: [UInt8])
   /// For the log: e.g. this session was replaced.
   case notice(SignalErrorCode, String)
+  /// RelayNodeRsp: relays to try, best first; none is an answer too.
+  case relayNodeResponse(RelayGrant)
+  /// PushRelayOffer: the peer asked for relays; these are our legs of them.
+  case pushRelayOffer(RelayGrant)
+  /// To a relay, when the keys of one-time tokens were changed.
+  case relaySecrets([SignalledRelaySecret])
+  /// A relay came or went.
+  case relayAnnounced(RelayAnnouncement)
 }
 
 /// A message with its request id.

@@ -7,57 +7,17 @@
 #endif
 
 /// The running key and transcript hash of one handshake.
-package struct HandshakeState {
+package typealias HandshakeState = NoiseState
+
+extension NoiseState {
   private static let construction = BLAKE2s.hash(
     Array("Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s".utf8))
-  private static let identified = BLAKE2s.hash(
-    construction, Array("WireGuard v1 zx2c4 Jason@zx2c4.com".utf8))
-
-  var chainingKey: [UInt8]
-  var hash: [UInt8]
 
   /// The state before the first message.
   init(responder publicKey: [UInt8]) {
-    chainingKey = Self.construction
-    hash = BLAKE2s.hash(Self.identified, publicKey)
-  }
-
-  mutating func mixHash(_ bytes: [UInt8]) { hash = BLAKE2s.hash(hash, bytes) }
-
-  /// For ephemeral keys and results of which no cipher key is taken.
-  mutating func mixKey(_ bytes: [UInt8]) {
-    chainingKey = BLAKE2s.kdf(n: 1, key: chainingKey, bytes)[0]
-  }
-
-  mutating func mixKeyForCipher(_ bytes: [UInt8]) -> [UInt8] {
-    let keys = BLAKE2s.kdf(n: 2, key: chainingKey, bytes)
-    chainingKey = keys[0]
-    return keys[1]
-  }
-
-  mutating func mixPresharedKey(_ bytes: [UInt8]) -> [UInt8] {
-    let keys = BLAKE2s.kdf(n: 3, key: chainingKey, bytes)
-    chainingKey = keys[0]
-    mixHash(keys[1])
-    return keys[2]
-  }
-
-  mutating func seal(key: [UInt8], _ plaintext: [UInt8]) -> [UInt8] {
-    let box = sealBox(key: key, counter: 0, plaintext, aad: hash)
-    mixHash(box)
-    return box
-  }
-
-  mutating func open(key: [UInt8], _ box: [UInt8]) -> [UInt8]? {
-    guard let plaintext = openBox(key: key, counter: 0, box, aad: hash) else { return nil }
-    mixHash(box)
-    return plaintext
-  }
-
-  /// (the initiator's sending key, the responder's sending key)
-  package var transportKeys: ([UInt8], [UInt8]) {
-    let keys = BLAKE2s.kdf(n: 2, key: chainingKey, [])
-    return (keys[0], keys[1])
+    self.init(construction: Self.construction)
+    mixHash(Array("WireGuard v1 zx2c4 Jason@zx2c4.com".utf8))
+    mixHash(publicKey)
   }
 }
 

@@ -96,6 +96,36 @@ import Testing
     }
   }
 
+  /// Found through `-bw`: meshes with two busy channels were passed over for ever.
+  @Test func meshesShareTheCapHoweverManyChannelsTheyHave() throws {
+    for seed in 0..<4 as Range<UInt64> {
+      var random = SeededRandom(testSeed: seed)
+      let router = ChannelRouter(capMegabits: 10)
+      _ = router.addLeg(connection: 0, kind: .tcp, largestPacket: 65_535, now: at(0))
+      var senders: [Sender] = []
+      var meshOfSender: [Int] = []
+      for mesh in 0..<12 {
+        for channel in 0..<Int.random(in: 1...3, using: &random) {
+          let connection = UInt32(1_000 + mesh * 10 + channel)
+          _ = router.addLeg(connection: connection, kind: .tcp, largestPacket: 65_535, now: at(0))
+          let opened = try router.open(
+            mesh: UInt32(mesh), connectionA: connection, connectionB: 0, now: at(0))
+          senders.append(
+            Sender(
+              connection: connection, number: opened.numberA,
+              size: [400, 1_400].randomElement(using: &random) ?? 400, id: opened.id))
+          meshOfSender.append(mesh)
+        }
+      }
+      _ = Self.run(router, senders, sinks: 1, milliseconds: 6_000, perMillisecond: 12_500)
+      var shares = [Double](repeating: 0, count: 12)
+      for (sender, mesh) in zip(senders, meshOfSender) {
+        shares[mesh] += Double(router.statistics(of: sender.id)!.aToB.bytesOut)
+      }
+      #expect(fairness(shares) >= 0.95, "seed \(seed): \(shares)")
+    }
+  }
+
   @Test func oneStalledLegKeepsNothingFromTheOthers() throws {
     for cap in [nil, 20.0] as [Double?] {
       var random = SeededRandom(testSeed: 3)

@@ -16,13 +16,28 @@ enum SampleMessages {
     seenAt: Endpoint("10.0.0.1:99")!, version: "0.1.0", offers: [offer, offer])
   static let ticket = RelayTicket(id: 9, secret: [UInt8](0..<32))
 
+  static let key = [UInt8](32..<64)
+  static let grant = RelayGrant(
+    peer: "nodeB", session: 0x0102_0304_0506_0708, leg: 1, expiry: 1_795_219_260,
+    offers: [
+      RelayOffer(relay: key, isSuper: false, load: 3, endpoints: [candidate], admission: .code),
+      RelayOffer(
+        relay: key, isSuper: true, load: 999, endpoints: [candidate, candidate],
+        admission: .oneTime(secretNumber: 7, code: key)),
+    ])
+  static let secrets = [
+    SignalledRelaySecret(number: 7, key: key), SignalledRelaySecret(number: 6, key: key),
+  ]
+
   static let client: [ClientMessage] = [
     .login([1, 2, 3]),
     .report(
       ReportBasic(
         os: "linux", version: "0.1.0", incarnation: 77, nat: nat, port: 4001,
         interfaces: [IPAddress("10.1.2.3")!, IPAddress("fe80::1")!], candidates: [candidate],
-        offers: [offer])),
+        offers: [offer],
+        relay: RelayReport(
+          isSuper: true, tcpPort: 27185, udpPort: 27186, kilobits: 10_000, load: 250))),
     .heartbeat,
     .connect(
       ConnectRequest(
@@ -30,6 +45,17 @@ enum SampleMessages {
         initiation: [UInt8](repeating: 7, count: 148))),
     .candidates(session: 5, [candidate]), .offers([offer]), .ticket,
     .forward(to: "nodeC", kind: 24, payload: [9, 8]), .answer(ok: false, words: "no"),
+    .report(
+      ReportBasic(
+        os: "", version: "", incarnation: 1, nat: .unknown, port: 1, interfaces: [], offers: [],
+        relay: RelayReport(isSuper: false, tcpPort: 1, udpPort: 0, kilobits: 0, load: 1_000))),
+    .report(
+      ReportBasic(
+        os: "", version: "", incarnation: 1, nat: .unknown, port: 1, interfaces: [], offers: [])),
+    .relayNodeRequest(
+      RelayNodeRequest(
+        peer: "nodeB", only: "relayX", exclusions: [key, key],
+        measured: [RelayMeasurement(relay: key, microseconds: 12_345)])),
   ]
 
   static let server: [ServerMessage] = [
@@ -37,7 +63,8 @@ enum SampleMessages {
     .welcome(
       Welcome(
         serverTimeNanoseconds: 1 << 60, version: "0.1.0", certificate: [1, 1],
-        seenAt: Endpoint("1.2.3.4:5")!, ticket: ticket, evictions: [3], members: [member, member])),
+        seenAt: Endpoint("1.2.3.4:5")!, ticket: ticket, evictions: [3], members: [member, member],
+        relaySecrets: secrets)),
     .ok, .error(.peerOffline, "nodeB is offline"), .heartbeat(serverTimeNanoseconds: 3),
     .punchStart(
       PunchStart(
@@ -45,7 +72,10 @@ enum SampleMessages {
         delayMilliseconds: 50, isNamedInitiator: true, initiation: [1, 2])),
     .candidates(session: 1, []), .memberChanged(member), .memberRemoved(node: "x"),
     .evictions([1]), .ticket(ticket), .forwarded(from: "a", kind: 1, payload: []),
-    .notice(.replaced, "replaced"),
+    .notice(.replaced, "replaced"), .relayNodeResponse(grant), .pushRelayOffer(grant),
+    .relayNodeResponse(RelayGrant(peer: "x", session: 1, leg: 0, expiry: 2, offers: [])),
+    .relaySecrets(secrets),
+    .relayAnnounced(RelayAnnouncement(relay: key, isSuper: true, isPresent: false)),
   ]
 }
 
@@ -98,6 +128,29 @@ enum SampleMessages {
       repeating: SampleMessages.candidate, count: SignalLimits.candidates + 1)
     let bytes = ClientEnvelope(request: 1, message: .candidates(session: 1, many)).encoded()
     #expect(throws: MessageFault.malformed(type: 0x13, request: 1)) {
+      try ClientEnvelope(decoding: bytes)
+    }
+  }
+
+  @Test func relayListsBeyondTheirLimitsAndLoadsOverAThousandAreRefused() {
+    let keys = [[UInt8]](repeating: SampleMessages.key, count: RelaySignalLimits.exclusions + 1)
+    let wanted = RelayNodeRequest(peer: "b", exclusions: keys)
+    let many = ClientEnvelope(request: 1, message: .relayNodeRequest(wanted)).encoded()
+    #expect(throws: MessageFault.malformed(type: 0x18, request: 1)) {
+      try ClientEnvelope(decoding: many)
+    }
+    var grant = SampleMessages.grant
+    grant.offers = [RelayOffer](
+      repeating: SampleMessages.grant.offers[0], count: RelaySignalLimits.offers + 1)
+    let offered = ServerEnvelope(request: 1, message: .relayNodeResponse(grant)).encoded()
+    #expect(throws: MessageFault.malformed(type: 0x8e, request: 1)) {
+      try ServerEnvelope(decoding: offered)
+    }
+    let report = ReportBasic(
+      os: "", version: "", incarnation: 1, nat: .unknown, port: 1, interfaces: [], offers: [],
+      relay: RelayReport(isSuper: false, tcpPort: 1, udpPort: 1, kilobits: 0, load: 1_001))
+    let bytes = ClientEnvelope(request: 1, message: .report(report)).encoded()
+    #expect(throws: MessageFault.malformed(type: 0x10, request: 1)) {
       try ClientEnvelope(decoding: bytes)
     }
   }
