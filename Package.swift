@@ -10,6 +10,15 @@ let settings: [SwiftSetting] = [
   .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
+// One program with little memory: packed relocations instead of 800 KB of them,
+// and no table of symbols for libraries to find us by (docs/decisions/0021).
+let linking: [LinkerSetting] = [
+  .unsafeFlags([
+    "-use-ld=lld", "-Xlinker", "-z", "-Xlinker", "pack-relative-relocs",
+    "-Xlinker", "--no-export-dynamic",
+  ])
+]
+
 func target(
   _ name: String, _ dependencies: [Target.Dependency] = [], extra: [SwiftSetting] = []
 ) -> Target {
@@ -81,7 +90,7 @@ let package = Package(
         "Bytes", "Crypto", "CLinux", "Reactor", "HTTP", "Tunnels", "CommandLine", "Agent", "Server",
         "Lab",
       ],
-      swiftSettings: settings),
+      swiftSettings: settings, linkerSettings: linking),
 
     // Tests.
     tests("Bytes", ["Bytes"]),
