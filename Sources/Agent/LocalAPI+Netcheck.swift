@@ -49,7 +49,7 @@ extension LocalAPI {
             "tcpMapped": .array(
               (report.report?.tcpMapped ?? []).map { .string($0.description) }),
             "ageMs": report.probedAt.map { JSONValue((now - $0).nanoseconds / 1_000_000) } ?? .null,
-            "nat": Self.describe(report.facts),
+            "routers": Self.describe(report.report?.hops), "nat": Self.describe(report.facts),
           ]
           if report.isPresent, report.server != nil, !report.isRunning {
             let advice = NetworkText.advice(report.facts)
@@ -58,6 +58,16 @@ extension LocalAPI {
           }
           return .object(value)
         }),
+    ]
+  }
+
+  /// How many routers of ours stand before the public network, as openers use it.
+  static func describe(_ hops: HopReport?) -> JSONValue {
+    [
+      "ours": hops?.opener.map { JSONValue($0 - 1) } ?? .null,
+      "openerTimeToLive": JSONValue(hops?.opener ?? HopLimits.openers.lowerBound),
+      "answered": .array(
+        (hops?.routers ?? []).map { $0.map { .string($0.description) } ?? .null }),
     ]
   }
 

@@ -513,6 +513,7 @@ extension Node {
       peerNames[name] = peer.index
       peerHandles[handle] = peer.index
       updateContext(of: peer)
+      setOpenerHops(of: peer)
       return peer
     } catch {
       log(.error, "member-refused", "\(name) cannot be a peer: \(error)")

@@ -77,7 +77,7 @@ extension PeerPaths {
         continue
       }
       records[i].bytesSent &+= UInt64(PathSizes.sealed(size))
-      return PathProbe(carrier: pong.carrier, message: message, size: size)
+        return PathProbe(carrier: pong.carrier, message: message, size: size)
     }
     return nil
   }
@@ -115,7 +115,8 @@ extension PeerPaths {
     }
     return PathProbe(
       carrier: records[i].carrier, message: .ping(challenge: challenge, size: size), size: size,
-      timeToLive: staysAtHome(i, now: now) ? openerTimeToLive : 0)
+      timeToLive: staysAtHome(i, now: now)
+        ? openerTimeToLive(to: records[i].carrier.remote.address) : 0)
   }
 
   /// Full-size probes: only on proven paths.

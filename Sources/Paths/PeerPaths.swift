@@ -58,7 +58,8 @@ package struct PeerPaths: Sendable {
   package internal(set) var localNAT = NATFacts.unknown
   package internal(set) var peerNAT = NATFacts.unknown
   /// Hops an opener lives: over our own NATs and no further.
-  var openerTimeToLive = PathTunables.openerTimeToLive
+  var openerTimeToLiveV4 = PathTunables.openerTimeToLive
+  var openerTimeToLiveV6 = PathTunables.openerTimeToLive
   struct PendingOpener: Sendable {
     var carrier: Carrier
     var at: Instant

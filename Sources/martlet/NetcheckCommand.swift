@@ -45,6 +45,10 @@ extension MartletCommands {
       text += "  seen from outside at   \(orUnknown(family["mapped"]))\n"
       text += "  keeps the port number  \(yesOrNo(nat?["preservesPort"]))\n"
       text += "  turns packets round    \(yesOrNo(nat?["hairpins"])) (hairpinning)\n"
+      if nat?["mapping"]?.string != "unknown" {
+        let ours = word(family["routers"]?["ours"])
+        text += "  routers of our own     \(ours.isEmpty ? "unknown: they do not say" : ours)\n"
+      }
       if let roundTrip = family["rttMs"]?.double {
         text += "  round trip to server   \(rounded(roundTrip)) ms\n"
       }
