@@ -49,6 +49,10 @@ extension LocalAPI {
             "tcpMapped": .array(
               (report.report?.tcpMapped ?? []).map { .string($0.description) }),
             "ageMs": report.probedAt.map { JSONValue((now - $0).nanoseconds / 1_000_000) } ?? .null,
+            "idlePingSeconds": JSONValue(report.idlePing.inSeconds.rounded()),
+            "forgottenAfterSeconds": report.forgottenAfter.map {
+              JSONValue($0.inSeconds.rounded())
+            } ?? .null,
             "routers": Self.describe(report.report?.hops), "nat": Self.describe(report.facts),
           ]
           if report.isPresent, report.server != nil, !report.isRunning {

@@ -29,6 +29,8 @@ struct WayOut {
   /// Time to live of openers, as measured; nil: not known.
   var openerHops: UInt8?
   var probedAt = Instant.distantPast
+  /// How long holes may be left alone.
+  var keepalive = KeepaliveInterval()
   /// When the mapping was last confirmed or asked for.
   var askedAt = Instant.distantPast
 }
@@ -49,6 +51,10 @@ package struct NetworkReport: Sendable {
   package var facts: NATFacts
   package var mapped: Endpoint?
   package var report: NATProbeReport?
+  /// How often idle paths are pinged, and the shortest silence after which a
+  /// router had forgotten one; nil: none has.
+  package var idlePing: TimeAmount
+  package var forgottenAfter: TimeAmount?
   /// Routers up to the first that is not ours; nil: they are silent.
   package var openerHops: UInt8?
   package var probedAt: Instant?
@@ -82,7 +88,9 @@ extension Node {
       NetworkReport(
         isV4: way.isV4, isPresent: hasAddress(isV4: way.isV4), server: way.server,
         isRunning: way.isWaitingForSockets || way.probe?.isRunning == true, facts: way.facts,
-        mapped: way.mapped, report: way.report, openerHops: way.openerHops,
+        mapped: way.mapped, report: way.report, idlePing: way.keepalive.current,
+        forgottenAfter: way.keepalive.shutAfter,
+        openerHops: way.openerHops,
         probedAt: way.probedAt == .distantPast ? nil : way.probedAt)
     }
   }
@@ -116,6 +124,8 @@ extension Node {
     for index in waysOut.indices {
       waysOut[index].mapped = nil
       setOpenerHops(index, nil)
+      waysOut[index].keepalive = KeepaliveInterval()
+      keepaliveChanged(index, now: now)
       startProbe(index, now: now)
     }
   }
@@ -280,6 +290,37 @@ extension Node {
 
   func setOpenerHops(of peer: Peer) {
     for way in waysOut { peer.paths.setOpenerHops(way.openerHops, isV4: way.isV4) }
+  }
+
+  // MARK: Keepalive
+
+  /// A pair was quiet for `gap`; its hole was open after it, or shut.
+  func learnKeepalive(_ gap: TimeAmount, isV4: Bool, isShut: Bool, of peer: Peer, now: Instant) {
+    let index = isV4 ? 0 : 1
+    var keepalive = waysOut[index].keepalive
+    let isChanged =
+      isShut ? keepalive.shut(gap, now: now) : keepalive.passed(gap, now: now)
+    waysOut[index].keepalive = keepalive
+    if isShut {
+      log(
+        .info, "keepalive",
+        "\(peer.name): a router had forgotten us after \(Int(gap.inSeconds)) s of silence; idle paths are now pinged every \(Int(keepalive.current.inSeconds)) s"
+      )
+    }
+    if isChanged { keepaliveChanged(index, now: now) }
+  }
+
+  private func keepaliveChanged(_ index: Int, now: Instant) {
+    for peer in peers where !peer.isRemoved {
+      setKeepalive(of: peer, now: now)
+      touch(peer)
+    }
+  }
+
+  func setKeepalive(of peer: Peer, now: Instant) {
+    for way in waysOut {
+      peer.paths.setIdlePing(way.keepalive.current, isV4: way.isV4, now: now)
+    }
   }
 
   private func setMapped(_ index: Int, _ endpoint: Endpoint?, now: Instant) {

@@ -514,6 +514,7 @@ extension Node {
       peerHandles[handle] = peer.index
       updateContext(of: peer)
       setOpenerHops(of: peer)
+      setKeepalive(of: peer, now: now)
       return peer
     } catch {
       log(.error, "member-refused", "\(name) cannot be a peer: \(error)")

@@ -49,6 +49,12 @@ extension MartletCommands {
         let ours = word(family["routers"]?["ours"])
         text += "  routers of our own     \(ours.isEmpty ? "unknown: they do not say" : ours)\n"
       }
+      if let interval = family["idlePingSeconds"]?.int {
+        let shut = family["forgottenAfterSeconds"]?.int
+        text +=
+          "  idle paths are pinged   every \(interval) s"
+          + (shut.map { "; a router had forgotten one after \($0) s" } ?? "") + "\n"
+      }
       if let roundTrip = family["rttMs"]?.double {
         text += "  round trip to server   \(rounded(roundTrip)) ms\n"
       }
