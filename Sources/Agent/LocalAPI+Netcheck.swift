@@ -38,6 +38,7 @@ extension LocalAPI {
     return [
       "port": JSONValue(agent.node.settings.port),
       "server": .string(agent.options.serverHost),
+      "portMapping": PortMappingManager.describe(agent.portMapping),
       "families": .array(
         reports.map { report in
           var value: JSONObject = [

@@ -65,8 +65,15 @@ extension MartletCommands {
         text += "  what would help        \(word(family["adviceWords"]))\n"
       }
     }
+    text += portMapping(value)
     Entry.write(text, to: 1)
     return ExitStatus.success
+  }
+
+  /// A line on ports that routers opened for the agent; none without an agent.
+  static func portMapping(_ value: JSONValue) -> String {
+    let words = word(value["portMapping"]?["words"])
+    return words.isEmpty ? "" : "Port mapping: \(words)\n"
   }
 
   private static func orUnknown(_ value: JSONValue?) -> String {
