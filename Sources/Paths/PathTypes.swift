@@ -124,6 +124,8 @@ package enum PathReason: String, Sendable {
   case noCandidate = "no-candidate"
   case notProbedYet = "not-probed-yet"
   case noAnswer = "no-answer"
+  /// Nobody answered, and nobody can: an address of another private network.
+  case privateElsewhere = "private"
   case notAllowed = "not-allowed"
   case noLaneLeft = "no-lane-left"
   // Paths.

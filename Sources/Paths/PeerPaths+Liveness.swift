@@ -58,10 +58,11 @@ extension PeerPaths {
     }
     records[i].state = .resting
     records[i].since = now
-    if records[i].reason != .noAnswer {
-      records[i].reason = .noAnswer
+    let reason: PathReason = isElsewhere(i) ? .privateElsewhere : .noAnswer
+    if records[i].reason != reason {
+      records[i].reason = reason
       note(
-        .noAnswer, records[i].carrier, lane: nil, Int64(records[i].probesSent),
+        reason, records[i].carrier, lane: nil, Int64(records[i].probesSent),
         Int64(records[i].rounds), now)
     }
     let waits = PathTunables.roundWaits
