@@ -438,6 +438,11 @@ extension AgentRuntime: UDPSocketDelegate {
   }
 
   package func socket(_ socket: UDPSocket, failed failure: DatagramFailure) {
+    if let router = failure.expiredAt {
+      node.datagramExpired(
+        on: .udp(socket: socket.number, remote: failure.remote), at: router, now: loop.now)
+      return
+    }
     if failure.error.isMessageTooLarge {
       // The kernel tells the next hop's MTU; a datagram has its headers less. 0 = not told.
       let headers = failure.remote.address.isV4 ? 28 : 48

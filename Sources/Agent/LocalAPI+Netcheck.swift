@@ -38,6 +38,7 @@ extension LocalAPI {
     return [
       "port": JSONValue(agent.node.settings.port),
       "server": .string(agent.options.serverHost),
+      "portMapping": PortMappingManager.describe(agent.portMapping),
       "families": .array(
         reports.map { report in
           var value: JSONObject = [
@@ -49,7 +50,11 @@ extension LocalAPI {
             "tcpMapped": .array(
               (report.report?.tcpMapped ?? []).map { .string($0.description) }),
             "ageMs": report.probedAt.map { JSONValue((now - $0).nanoseconds / 1_000_000) } ?? .null,
-            "nat": Self.describe(report.facts),
+            "idlePingSeconds": JSONValue(report.idlePing.inSeconds.rounded()),
+            "forgottenAfterSeconds": report.forgottenAfter.map {
+              JSONValue($0.inSeconds.rounded())
+            } ?? .null,
+            "routers": Self.describe(report.report?.hops), "nat": Self.describe(report.facts),
           ]
           if report.isPresent, report.server != nil, !report.isRunning {
             let advice = NetworkText.advice(report.facts)
@@ -58,6 +63,16 @@ extension LocalAPI {
           }
           return .object(value)
         }),
+    ]
+  }
+
+  /// How many routers of ours stand before the public network, as openers use it.
+  static func describe(_ hops: HopReport?) -> JSONValue {
+    [
+      "ours": hops?.opener.map { JSONValue($0 - 1) } ?? .null,
+      "openerTimeToLive": JSONValue(hops?.opener ?? HopLimits.openers.lowerBound),
+      "answered": .array(
+        (hops?.routers ?? []).map { $0.map { .string($0.description) } ?? .null }),
     ]
   }
 

@@ -63,6 +63,7 @@ extension LocalAPI {
       "status": "ok", "version": .string(AgentRuntime.version),
       "uptime": JSONValue((agent.loop.now - agent.startedAt).nanoseconds / 1_000_000_000),
       "meshes": .array([.object(mesh)]),
+      "portMapping": PortMappingManager.describe(agent.portMapping),
     ]
   }
 
@@ -125,6 +126,7 @@ extension LocalAPI {
     value["verdictWords"] = .string(NetworkText.words(peer.verdict))
     value["advice"] = .string(peer.verdict.advice.rawValue)
     value["adviceWords"] = NetworkText.words(peer.verdict.advice).map { .string($0) } ?? .null
+    value["portMapping"] = PortMappingManager.describe(agent.portMapping)
     value["nat"] = ["here": Self.describe(peer.ownNAT), "there": Self.describe(peer.peerNAT)]
     value["paths"] = .array(
       peer.paths.map { path in
@@ -374,7 +376,9 @@ extension LocalAPI {
     let own: JSONValue = [
       "id": .string(agent.node.endpointID), "name": .string(agent.options.node),
     ]
-    for inbound in inbounds { halves[inbound.key.description, default: ([], [])].inbound.append(own) }
+    for inbound in inbounds {
+      halves[inbound.key.description, default: ([], [])].inbound.append(own)
+    }
     for outbound in outbounds {
       halves[outbound.key.description, default: ([], [])].outbound.append(own)
     }
@@ -431,7 +435,8 @@ extension LocalAPI {
         } else {
           try agent.tunnels.open([try TunnelJSON.outbound(key, from: body)])
         }
-        answer(.json(["protocol": .string(key.protocol.text), "name": .string(key.name)], status: 201))
+        answer(
+          .json(["protocol": .string(key.protocol.text), "name": .string(key.name)], status: 201))
       } catch {
         answer(Self.explain(error))
       }

@@ -105,7 +105,9 @@ private final class FamilyProbe: UDPSocketDelegate, ConnectionDelegate {
 
   private func drain() {
     while let transmit = probe?.pollTransmit() {
-      sockets[transmit.socket]?.send(transmit.bytes.span.bytes, to: transmit.destination)
+      sockets[transmit.socket]?.send(
+        transmit.bytes.span.bytes, to: transmit.destination,
+        hopLimit: transmit.timeToLive == 0 ? nil : transmit.timeToLive)
     }
     while let event = probe?.pollEvent() {
       switch event {
@@ -143,6 +145,13 @@ private final class FamilyProbe: UDPSocketDelegate, ConnectionDelegate {
         self.probe?.receive(bytes.bytes, from: info.remote, socket: socket.number, now: now)
       }
     }
+    drain()
+  }
+
+  func socket(_ socket: UDPSocket, failed failure: DatagramFailure) {
+    guard let router = failure.expiredAt else { return }
+    probe?.expired(
+      at: router, destination: failure.remote, socket: socket.number, now: loop.refreshNow())
     drain()
   }
 
@@ -184,7 +193,7 @@ private final class FamilyProbe: UDPSocketDelegate, ConnectionDelegate {
       "mapped": report?.mapped.map { .string($0.description) } ?? .null,
       "rttMs": report?.roundTrip.map { JSONValue($0.inMilliseconds) } ?? .null,
       "tcpMapped": .array((report?.tcpMapped ?? []).map { .string($0.description) }),
-      "nat": LocalAPI.describe(facts),
+      "routers": LocalAPI.describe(report?.hops), "nat": LocalAPI.describe(facts),
     ]
     if report != nil {
       let advice = NetworkText.advice(facts)

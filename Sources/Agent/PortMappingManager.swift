@@ -43,6 +43,12 @@ final class PortMappingManager {
     var timer: LoopTimer?
     /// What was handed on last.
     var reported: MappedPort?
+    var grantedAt = Instant.distantPast
+    /// Of the last round that ended without a mapping, and when the next begins.
+    var attempts: [PortMappingAttempt] = []
+    var asksAgainAt = Instant.distantFuture
+    /// Why the last mapping ended.
+    var lost: PortMappingFailure?
     var saidUnavailable = false
     /// By UPnP; what a removal needs.
     var upnp: UPnPMapping?
@@ -239,10 +245,17 @@ final class PortMappingManager {
     switch event {
     case .mapped(let port):
       entry.saidUnavailable = false
+      entry.grantedAt = loop.now
+      entry.attempts = []
+      entry.asksAgainAt = .distantFuture
+      entry.lost = nil
       report(entry, port, "")
     case .lost(let failure):
+      entry.lost = failure
       report(entry, nil, failure.words)
     case .unavailable(let attempts, let rest):
+      entry.attempts = attempts
+      entry.asksAgainAt = loop.now + rest
       let words =
         "no port mapping at \(entry.place.gateway): "
         + attempts.map { "\($0.protocol.words): \($0.failure.words)" }.joined(separator: "; ")

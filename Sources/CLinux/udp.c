@@ -242,6 +242,10 @@ int martlet_udp_error(int fd, struct martlet_datagram_error *out) {
     memcpy(&error, CMSG_DATA(c), sizeof error);
     out->error = (int)error.ee_errno;
     out->info = error.ee_info;
+    // RFC 792 type 11, RFC 4443 type 3; code 0: in transit.
+    out->expired = error.ee_code == 0
+      && ((error.ee_origin == SO_EE_ORIGIN_ICMP && error.ee_type == 11)
+        || (error.ee_origin == SO_EE_ORIGIN_ICMP6 && error.ee_type == 3));
     size_t offender = sizeof error + (v4 ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6));
     if (c->cmsg_len >= CMSG_LEN(offender))
       martlet_from_sockaddr(CMSG_DATA(c) + sizeof error, &out->offender);

@@ -53,12 +53,8 @@ package struct ResolvedFlags: Sendable {
         }
         if !found.isEmpty { set(flag, found, .file) }
       }
-      if values[flag.name] == nil, let text = flag.defaultText {
-        do {
-          set(flag, [try flag.kind.value(of: text)], .byDefault)
-        } catch {
-          preconditionFailure("the table's default of -\(flag.name) is not of its kind")
-        }
+      if values[flag.name] == nil, let value = Self.byDefault(flag) {
+        set(flag, value, .byDefault)
       }
       if flag.isRequired, values[flag.name] == nil {
         let ways = [flag.environment, flag.configKey.map { "\($0) in the configuration file" }]
@@ -66,9 +62,20 @@ package struct ResolvedFlags: Sendable {
         throw UsageError("\(written) is required" + (ways.isEmpty ? "" : " (or \(ways))"))
       }
       if flag.isAmbient, sources[flag.name] == .environment { continue }
-      if flag.isInactive, isGiven(flag.name), values[flag.name] != [.bool(false)] {
+      // A file that the agent wrote itself holds defaults that nobody asked for.
+      let isOwnDefault = sources[flag.name] == .file && values[flag.name] == Self.byDefault(flag)
+      if flag.isInactive, isGiven(flag.name), values[flag.name] != [.bool(false)], !isOwnDefault {
         notices.append("\(written) is not active yet in this version; it has no effect")
       }
+    }
+  }
+
+  private static func byDefault(_ flag: Flag) -> [FlagValue]? {
+    guard let text = flag.defaultText else { return nil }
+    do {
+      return [try flag.kind.value(of: text)]
+    } catch {
+      preconditionFailure("the table's default of -\(flag.name) is not of its kind")
     }
   }
 

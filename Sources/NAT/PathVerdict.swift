@@ -106,7 +106,8 @@ extension PunchTheory {
   /// The STUN ports, over UDP or TCP. Who reaches none cannot tell a network that
   /// blocks them from a server that does.
   private static func reachesSTUN(_ kind: NATKind) -> Bool {
-    kind.passesUDP || (kind.tcpPorts?.contains { stunPorts.contains($0) } ?? true)
+    kind.passesUDP || (kind.tcpPorts?.contains { streamSTUNPorts.contains($0) } ?? true)
   }
-  private static let stunPorts: ClosedRange<UInt16> = 27_182...27_183
+  /// Where a server answers STUN over TCP (spec/inp2p.md).
+  package static let streamSTUNPorts: ClosedRange<UInt16> = 27_180...27_181
 }

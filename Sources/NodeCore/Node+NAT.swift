@@ -26,7 +26,11 @@ struct WayOut {
   var mapped: Endpoint?
   /// The last probe, for people.
   var report: NATProbeReport?
+  /// Time to live of openers, as measured; nil: not known.
+  var openerHops: UInt8?
   var probedAt = Instant.distantPast
+  /// How long holes may be left alone.
+  var keepalive = KeepaliveInterval()
   /// When the mapping was last confirmed or asked for.
   var askedAt = Instant.distantPast
 }
@@ -47,6 +51,12 @@ package struct NetworkReport: Sendable {
   package var facts: NATFacts
   package var mapped: Endpoint?
   package var report: NATProbeReport?
+  /// How often idle paths are pinged, and the shortest silence after which a
+  /// router had forgotten one; nil: none has.
+  package var idlePing: TimeAmount
+  package var forgottenAfter: TimeAmount?
+  /// Routers up to the first that is not ours; nil: they are silent.
+  package var openerHops: UInt8?
   package var probedAt: Instant?
 }
 
@@ -78,7 +88,9 @@ extension Node {
       NetworkReport(
         isV4: way.isV4, isPresent: hasAddress(isV4: way.isV4), server: way.server,
         isRunning: way.isWaitingForSockets || way.probe?.isRunning == true, facts: way.facts,
-        mapped: way.mapped, report: way.report,
+        mapped: way.mapped, report: way.report, idlePing: way.keepalive.current,
+        forgottenAfter: way.keepalive.shutAfter,
+        openerHops: way.openerHops,
         probedAt: way.probedAt == .distantPast ? nil : way.probedAt)
     }
   }
@@ -111,6 +123,9 @@ extension Node {
   func networkChangedWayOut(now: Instant) {
     for index in waysOut.indices {
       waysOut[index].mapped = nil
+      setOpenerHops(index, nil)
+      waysOut[index].keepalive = KeepaliveInterval()
+      keepaliveChanged(index, now: now)
       startProbe(index, now: now)
     }
   }
@@ -190,12 +205,25 @@ extension Node {
     drainProbe(index, now: now)
   }
 
+  /// A router says, by ICMP, that a datagram of ours died there of its time to
+  /// live. Nobody vouches for it; only a NAT probe asks.
+  package func datagramExpired(on carrier: Carrier, at router: IPAddress, now: Instant) {
+    clock = now
+    let index = carrier.remote.address.isV4 ? 0 : 1
+    guard waysOut[index].probe?.isRunning == true else { return }
+    waysOut[index].probe?.expired(
+      at: router, destination: carrier.remote, socket: carrier.socket, now: now)
+    drainProbe(index, now: now)
+    settle(now: now)
+  }
+
   var nextProbeDeadline: Instant {
     waysOut.reduce(.distantFuture) { min($0, $1.probe?.nextDeadline ?? .distantFuture) }
   }
 
   func advanceProbes(now: Instant) {
-    for index in waysOut.indices where (waysOut[index].probe?.nextDeadline ?? .distantFuture) <= now {
+    for index in waysOut.indices where (waysOut[index].probe?.nextDeadline ?? .distantFuture) <= now
+    {
       waysOut[index].probe?.advance(to: now)
       drainProbe(index, now: now)
     }
@@ -230,6 +258,7 @@ extension Node {
     closeProbeSockets(index)
     waysOut[index].report = report
     if report.mapped == nil { setMapped(index, nil, now: now) }
+    if let hops = report.hops { setOpenerHops(index, hops.opener) }
     log(
       .info, "nat",
       "\(waysOut[index].isV4 ? "IPv4" : "IPv6"): mapping \(report.facts.mapping.code), filtering \(report.facts.filtering.code)\(report.facts.isUDPBlocked ? ", UDP is blocked" : "")"
@@ -250,6 +279,47 @@ extension Node {
       }
       peer.paths.hastenPunch(now: now)
       touch(peer)
+    }
+  }
+
+  private func setOpenerHops(_ index: Int, _ hops: UInt8?) {
+    guard waysOut[index].openerHops != hops else { return }
+    waysOut[index].openerHops = hops
+    for peer in peers where !peer.isRemoved { setOpenerHops(of: peer) }
+  }
+
+  func setOpenerHops(of peer: Peer) {
+    for way in waysOut { peer.paths.setOpenerHops(way.openerHops, isV4: way.isV4) }
+  }
+
+  // MARK: Keepalive
+
+  /// A pair was quiet for `gap`; its hole was open after it, or shut.
+  func learnKeepalive(_ gap: TimeAmount, isV4: Bool, isShut: Bool, of peer: Peer, now: Instant) {
+    let index = isV4 ? 0 : 1
+    var keepalive = waysOut[index].keepalive
+    let isChanged =
+      isShut ? keepalive.shut(gap, now: now) : keepalive.passed(gap, now: now)
+    waysOut[index].keepalive = keepalive
+    if isShut {
+      log(
+        .info, "keepalive",
+        "\(peer.name): a router had forgotten us after \(Int(gap.inSeconds)) s of silence; idle paths are now pinged every \(Int(keepalive.current.inSeconds)) s"
+      )
+    }
+    if isChanged { keepaliveChanged(index, now: now) }
+  }
+
+  private func keepaliveChanged(_ index: Int, now: Instant) {
+    for peer in peers where !peer.isRemoved {
+      setKeepalive(of: peer, now: now)
+      touch(peer)
+    }
+  }
+
+  func setKeepalive(of peer: Peer, now: Instant) {
+    for way in waysOut {
+      peer.paths.setIdlePing(way.keepalive.current, isV4: way.isV4, now: now)
     }
   }
 

@@ -148,7 +148,7 @@ extension Node {
     for transmit in probeTransmits {
       append(
         transmit.bytes, to: .udp(socket: transmit.socket, remote: transmit.destination),
-        into: batch)
+        timeToLive: transmit.timeToLive, into: batch)
     }
     probeTransmits.removeAll(keepingCapacity: true)
     var position = 0
@@ -202,11 +202,15 @@ extension Node {
     }
   }
 
-  private func append(_ bytes: [UInt8], to carrier: Carrier, into batch: TransmitBatch) {
+  private func append(
+    _ bytes: [UInt8], to carrier: Carrier, timeToLive: UInt8 = 0, into batch: TransmitBatch
+  ) {
     if carrier.kind == .relay {
       guard leg?.connection == carrier.socket else { return }
     }
-    batch.append(carrier: carrier, limit: bytes.count) { $0.write(bytes.span.bytes) }
+    batch.append(carrier: carrier, limit: bytes.count, timeToLive: timeToLive) {
+      $0.write(bytes.span.bytes)
+    }
   }
 
   /// - Returns: false when the batch is full before everything left.

@@ -370,6 +370,10 @@ extension Node {
         if peer.mux.openStreamCount > 0 || peer.isWanted {
           _ = wantSession(with: peer, now: now)
         }
+      case .gapPassed(let gap, let isV4):
+        learnKeepalive(gap, isV4: isV4, isShut: false, of: peer, now: now)
+      case .gapShut(let gap, let isV4):
+        learnKeepalive(gap, isV4: isV4, isShut: true, of: peer, now: now)
       case .observedAddress:
         // One peer's word; the server's STUN ports say it of all.
         break

@@ -516,6 +516,8 @@ extension Node {
       peerNames[name] = peer.index
       peerHandles[handle] = peer.index
       updateContext(of: peer)
+      setOpenerHops(of: peer)
+      setKeepalive(of: peer, now: now)
       return peer
     } catch {
       log(.error, "member-refused", "\(name) cannot be a peer: \(error)")

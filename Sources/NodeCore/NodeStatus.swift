@@ -74,6 +74,8 @@ extension Node {
       since: primary == nil ? nil : peer.paths.primarySince,
       openStreams: peer.mux.openStreamCount, cipher: peer.cipher,
       whyNotBetter: peer.paths.whyNotBetter(now: now),
+      openStreams: peer.mux.openStreamCount,
+      whyNotBetter: peer.paths.whyNotBetterExplained(now: now),
       verdict: verdict(on: peer, now: now), ownNAT: natFacts, peerNAT: peer.nat, paths: paths,
       history: peer.paths.history)
   }
@@ -85,13 +87,17 @@ extension Node {
 extension Node {
   /// One line on the inside of a session, for failure messages of the simulator.
   package func diagnosis(of name: String, now: Instant) -> String {
-    guard let peer = peers.first(where: { !$0.isRemoved && $0.name == name }) else { return "no peer" }
+    guard let peer = peers.first(where: { !$0.isRemoved && $0.name == name }) else {
+      return "no peer"
+    }
     var words =
       "canSeal \(keeper.canSeal(peer.handle, now: now)) hello \(peer.hello) heard \(peer.heardKeypairs.count) held \(peer.held.count) meeting \(peer.meeting) channel \(peer.channel) streams \(peer.mux.openStreamCount) hasWork \(peer.mux.hasWork(now: now)) mux \(peer.mux.drops) keeper \(keeper.drops)"
     for path in peer.paths.snapshots {
-      words += "\n    \(path.carrier) \(path.state) lane \(path.lane.map { "\($0)" } ?? "-") \(path.isPrimary ? "primary" : "") rtt \(path.roundTrip?.inMilliseconds ?? -1) max \(path.maximumPacket)"
+      words +=
+        "\n    \(path.carrier) \(path.state) lane \(path.lane.map { "\($0)" } ?? "-") \(path.isPrimary ? "primary" : "") rtt \(path.roundTrip?.inMilliseconds ?? -1) max \(path.maximumPacket)"
       if let lane = path.lane, let figures = peer.mux.laneStatistics(lane) {
-        words += " sent \(figures.packetsSent) acked \(figures.packetsAcknowledged) lost \(figures.packetsLost) inflight \(figures.bytesInFlight) window \(figures.congestionWindow) timeouts \(figures.probeTimeouts)"
+        words +=
+          " sent \(figures.packetsSent) acked \(figures.packetsAcknowledged) lost \(figures.packetsLost) inflight \(figures.bytesInFlight) window \(figures.congestionWindow) timeouts \(figures.probeTimeouts)"
       }
       if let lane = path.lane, let theirs = peer.mux.peerLaneStatistics(lane) {
         words += " came \(theirs.packets) missing \(theirs.missing)"

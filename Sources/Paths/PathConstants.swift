@@ -171,7 +171,6 @@ package enum PathTunables {
   // Keeping paths warm.
   package static let activeSpan = TimeAmount.seconds(30)
   package static let activePing = TimeAmount.seconds(5)
-  package static let idlePing = TimeAmount.seconds(20)
   package static let idleStreamPing = TimeAmount.seconds(60)
   /// Without traffic for this long a pair that nothing holds lets go: nothing
   /// is sent any more until somebody wants something.

@@ -60,6 +60,15 @@ struct PathRecord: Sendable {
   var isSuspect = false
   var laneTimeouts = 0
 
+  // Pauses (PeerPaths+Keepalive.swift).
+  var lastSent = Instant.distantPast
+  /// The pause before what left at `gapEnd` and has not been answered; zero: none.
+  var gap = TimeAmount.zero
+  var gapEnd = Instant.distantPast
+  var isGapDoubtful = false
+  /// The next idle ping comes by this share sooner.
+  var earlyPerMille: Int64 = 0
+
   // Data that vanishes though pings pass.
   var dropsData = false
   var dropsDataCount = 0

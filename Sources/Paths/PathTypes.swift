@@ -124,6 +124,8 @@ package enum PathReason: String, Sendable {
   case noCandidate = "no-candidate"
   case notProbedYet = "not-probed-yet"
   case noAnswer = "no-answer"
+  /// Nobody answered, and nobody can: an address of another private network.
+  case privateElsewhere = "private"
   case notAllowed = "not-allowed"
   case noLaneLeft = "no-lane-left"
   // Paths.
@@ -195,6 +197,11 @@ package enum PathEvent: Equatable, Sendable {
   case primaryChanged(from: UInt8?, to: UInt8?, reason: PathReason)
   case maximumPacketChanged(lane: UInt8, maximumPacket: Int)
   case allPathsDead
+  /// A hole was still open after a pause in both directions of at least the
+  /// idle interval.
+  case gapPassed(TimeAmount, isV4: Bool)
+  /// It was shut after such a pause, though the peer was there.
+  case gapShut(TimeAmount, isV4: Bool)
   /// A PONG told where the peer sees this socket of ours.
   case observedAddress(carrier: Carrier, endpoint: Endpoint)
   /// Relayed, and time to try again: bring the pair together anew.

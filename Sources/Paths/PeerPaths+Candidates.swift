@@ -297,7 +297,9 @@ extension PeerPaths {
       .pathUp(
         lane: lane, carrier: records[i].carrier, tier: records[i].tier,
         maximumPacket: records[i].maximumPacket))
+    records[i].lastSent = now
     if !records[i].tier.isRelay { punched(now: now) }
+    confirmGap(i, now: now)
   }
 
   /// Path `i` is one no longer. The choice is the caller's next step.
@@ -309,6 +311,7 @@ extension PeerPaths {
     if !records[i].isSuspect, reason == .unanswered || reason == .oneWay {
       records[i].noteFailure(now)
     }
+    gapEnded(i, now: now)
     records[i].state = .lost
     records[i].since = now
     records[i].reason = reason

@@ -58,10 +58,11 @@ extension PeerPaths {
     }
     records[i].state = .resting
     records[i].since = now
-    if records[i].reason != .noAnswer {
-      records[i].reason = .noAnswer
+    let reason: PathReason = isElsewhere(i) ? .privateElsewhere : .noAnswer
+    if records[i].reason != reason {
+      records[i].reason = reason
       note(
-        .noAnswer, records[i].carrier, lane: nil, Int64(records[i].probesSent),
+        reason, records[i].carrier, lane: nil, Int64(records[i].probesSent),
         Int64(records[i].rounds), now)
     }
     let waits = PathTunables.roundWaits
@@ -159,6 +160,7 @@ extension PeerPaths {
     guard records[i].isUp, !records[i].isSuspect, let lane = records[i].lane else { return }
     records[i].isSuspect = true
     records[i].reason = reason
+    doubtGap(i)
     records[i].noteFailure(now)
     note(
       reason, records[i].carrier, lane: lane, Int64(records[i].unanswered),
@@ -171,6 +173,7 @@ extension PeerPaths {
     records[i].laneTimeouts = 0
     guard records[i].isSuspect, let lane = records[i].lane else { return }
     records[i].isSuspect = false
+    gapReopened(i)
     records[i].reason = .recovered
     records[i].roundTrip.forgetLoss()
     records[i].startHold(now)
@@ -196,7 +199,7 @@ extension PeerPaths {
     let keep: TimeAmount =
       active
       ? PathTunables.activePing
-      : record.isDatagram ? PathTunables.idlePing : PathTunables.idleStreamPing
+      : idlePing(of: record)
     var due = heard + min(record.quietInterval, keep)
     if active {
       due = min(due, max(record.roundTrip.lastSample, record.since) + PathTunables.activePing)

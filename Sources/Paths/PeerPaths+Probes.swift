@@ -41,6 +41,7 @@ extension PeerPaths {
       maySend(i, bytes: bytes, budget: &budget, now: now) == .yes
     else { return false }
     records[i].bytesSent &+= UInt64(bytes)
+    noteLeaving(i, now: now)
     return true
   }
 
@@ -77,6 +78,7 @@ extension PeerPaths {
         continue
       }
       records[i].bytesSent &+= UInt64(PathSizes.sealed(size))
+      noteLeaving(i, now: now)
       return PathProbe(carrier: pong.carrier, message: message, size: size)
     }
     return nil
@@ -106,6 +108,7 @@ extension PeerPaths {
     let challenge = random.next()
     records[i].addChallenge(challenge, now: now)
     records[i].lastPing = now
+    noteLeaving(i, now: now)
     records[i].probesSent &+= 1
     records[i].bytesSent &+= UInt64(PathSizes.sealed(size))
     if records[i].isUp {
@@ -115,7 +118,8 @@ extension PeerPaths {
     }
     return PathProbe(
       carrier: records[i].carrier, message: .ping(challenge: challenge, size: size), size: size,
-      timeToLive: staysAtHome(i, now: now) ? openerTimeToLive : 0)
+      timeToLive: staysAtHome(i, now: now)
+        ? openerTimeToLive(to: records[i].carrier.remote.address) : 0)
   }
 
   /// Full-size probes: only on proven paths.
@@ -138,6 +142,7 @@ extension PeerPaths {
     } else {
       return nil
     }
+    noteLeaving(i, now: now)
     records[i].probesSent &+= 1
     records[i].bytesSent &+= UInt64(PathSizes.sealed(size))
     setPathAction(i, now: now)

@@ -60,8 +60,16 @@ extension PeerPaths {
     peerNAT = peer
   }
 
-  /// - Parameter hops: routers up to the first with a public address.
-  package mutating func setOpenerHops(_ hops: UInt8) { openerTimeToLive = hops }
+  /// - Parameter hops: routers up to the first that is not ours; nil: not known.
+  package mutating func setOpenerHops(_ hops: UInt8?, isV4: Bool) {
+    let hops = hops ?? PathTunables.openerTimeToLive
+    if isV4 { openerTimeToLiveV4 = hops } else { openerTimeToLiveV6 = hops }
+  }
+
+  /// Of a packet to `address` that is to die behind our own NATs.
+  func openerTimeToLive(to address: IPAddress) -> UInt8 {
+    address.isV4 ? openerTimeToLiveV4 : openerTimeToLiveV6
+  }
 
   /// Open streams keep the pair although nothing is said.
   package mutating func setHeld(_ isHeld: Bool, now: Instant) {
@@ -125,7 +133,7 @@ extension PeerPaths {
   }
 
   /// No router of ours stands before it.
-  private func isOnOurLink(_ address: IPAddress) -> Bool {
+  func isOnOurLink(_ address: IPAddress) -> Bool {
     address.isLoopback || context.localPrefixes.contains { $0.contains(address) }
   }
 
@@ -160,7 +168,7 @@ extension PeerPaths {
       refreshDeadline(now)
       return PathProbe(
         carrier: opener.carrier, message: nil, size: PathTunables.openerBytes,
-        timeToLive: openerTimeToLive)
+        timeToLive: openerTimeToLive(to: opener.carrier.remote.address))
     }
     return nil
   }
@@ -331,7 +339,7 @@ extension PeerPaths {
       carrier: carrier, message: .ping(challenge: random.next(), size: PathMessage.shortestPing),
       size: PathMessage.shortestPing,
       timeToLive: isMoving && running.roundsLeft == PathLimits.guessRounds - 1
-        ? openerTimeToLive : 0)
+        ? openerTimeToLive(to: carrier.remote.address) : 0)
   }
 
   /// - Returns: false when this address has had enough, or the rounds are over.

@@ -60,6 +60,7 @@ extension PeerPaths {
   package mutating func sent(on lane: UInt8, bytes: Int, ackEliciting: Bool, now: Instant) {
     guard let i = index(of: lane) else { return }
     records[i].bytesSent &+= UInt64(bytes)
+    noteLeaving(i, now: now)
     if ackEliciting { noteTraffic(i, bytes: bytes, now: now) }
   }
 
@@ -67,6 +68,7 @@ extension PeerPaths {
   package mutating func acked(on lane: UInt8, now: Instant) {
     guard let i = index(of: lane) else { return }
     records[i].lastAnswered = now
+    gapAnswered(i)
     if records[i].isSuspect || records[i].laneTimeouts > 0 {
       records[i].timeouts = 0
       records[i].unanswered = 0
@@ -243,10 +245,13 @@ extension PeerPaths {
     records[i].lastPong = now
     records[i].lastAnswered = now
     if records[i].isUp {
+      gapAnswered(i)
+      records[i].earlyPerMille = Int64(
+        random.next() % UInt64(KeepaliveTunables.earlyPerMille + 1))
       // Quiet and answering: ask less and less often.
       if records[i].unanswered > 0 {
         records[i].quietInterval = min(
-          records[i].quietInterval * 2, PathTunables.idleStreamPing)
+          records[i].quietInterval * 2, max(PathTunables.idleStreamPing, KeepaliveTunables.longest))
       }
       records[i].unanswered = 0
       records[i].timeouts = 0

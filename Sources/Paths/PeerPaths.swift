@@ -58,7 +58,12 @@ package struct PeerPaths: Sendable {
   package internal(set) var localNAT = NATFacts.unknown
   package internal(set) var peerNAT = NATFacts.unknown
   /// Hops an opener lives: over our own NATs and no further.
-  var openerTimeToLive = PathTunables.openerTimeToLive
+  var openerTimeToLiveV4 = PathTunables.openerTimeToLive
+  var openerTimeToLiveV6 = PathTunables.openerTimeToLive
+  /// How often idle UDP paths are pinged.
+  var idlePingV4 = KeepaliveTunables.initial
+  var idlePingV6 = KeepaliveTunables.initial
+  var shutGap: ShutGap?
   struct PendingOpener: Sendable {
     var carrier: Carrier
     var at: Instant
@@ -172,6 +177,7 @@ package struct PeerPaths: Sendable {
     note(reason, .udp(socket: 0, remote: .none), lane: nil, Int64(records.count), 0, now)
     isLetGo = false
     punchTries = 0
+    forgetGaps(now: now)
     // Our own new mapping has to be found out first.
     if hasSession { punchAgainAt = now + PathTunables.mappingWait }
     for i in records.indices {
@@ -198,6 +204,7 @@ package struct PeerPaths: Sendable {
     noteTime(now)
     if late > PathTunables.sleepLateness { startAll(.networkChanged, now: now) }
     if late > PathTunables.lateness {
+      forgetGaps(now: now)
       // We stood still, not the peer: give what is on its way one more time-out.
       for i in records.indices where records[i].unanswered > 0 && !records[i].isGraced {
         records[i].isGraced = true

@@ -68,6 +68,8 @@ package struct DatagramFailure: Sendable {
   package var error: SystemError
   /// The next hop's MTU when the error says so, else 0.
   package var maximumSize: Int
+  /// The router at which its time to live was over, when that is what happened.
+  package var expiredAt: IPAddress?
 }
 
 /// Told by a UDP socket.
@@ -233,7 +235,8 @@ package final class UDPSocket: ReadinessHandler {
         self,
         failed: DatagramFailure(
           remote: entry.remote.endpoint, error: SystemError(entry.error, "send"),
-          maximumSize: entry.error == EMSGSIZE ? Int(entry.info) : 0))
+          maximumSize: entry.error == EMSGSIZE ? Int(entry.info) : 0,
+          expiredAt: entry.expired != 0 ? entry.offender.address : nil))
     }
     // An error without an entry would otherwise ring for ever.
     if !isClosed { _ = martlet_socket_error(fd) }

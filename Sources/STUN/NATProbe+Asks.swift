@@ -126,7 +126,10 @@ extension NATProbe {
     case .mainFirst, .mainSecond:
       tellMapped(mapped, role)
       hangUpAll()
-      if phase == .probing, role == .mainFirst { askFurther(message, now: now) }
+      if phase == .probing, role == .mainFirst {
+        askFurther(message, now: now)
+        measureHops(mapped, now: now)
+      }
     case .mainOther, .auxiliary, .changePort, .changeBoth:
       break
     }
@@ -163,6 +166,16 @@ extension NATProbe {
       let two = settings.auxiliary.dropFirst().first ?? one
       ask(.changeBoth, from: two.number, first, answerFrom: other, now: now)
     }
+  }
+
+  /// The auxiliary sockets have spoken to the first port already: nothing that
+  /// shows a NAT's behaviour is changed by more of it.
+  private mutating func measureHops(_ mapped: Endpoint, now: Instant) {
+    guard hops == nil, !settings.auxiliary.isEmpty else { return }
+    hops = HopProbe(
+      destination: Endpoint(settings.server.address, settings.server.udp1),
+      sockets: settings.auxiliary.map(\.number), outside: mapped.address,
+      localAddresses: settings.localAddresses, roundTrip: roundTrip, random: &random, now: now)
   }
 
   /// Nobody vouches for what the server names: one question to an address of

@@ -17,6 +17,7 @@ extension NATProbe {
     result.heardTCP = hasHeardTCP
     result.tcpMapped = streams.compactMap(\.mapped)
     result.otherServer = answer(.mainOther) == nil ? nil : other
+    result.hops = hops?.report
     for ask in asks {
       guard case .answered(let mapped) = ask.outcome, ask.source == ask.destination else {
         continue

@@ -1,7 +1,8 @@
 /// Finds out what the network does to our packets, for one address family: the
 /// outside endpoint of the main socket at once, then mapping, filtering, port
 /// preservation, allocator step and hairpin, or that UDP is blocked. Bounded: at
-/// most `NATProbeLimits.attempts` times ten small questions, all to the server
+/// most `NATProbeLimits.attempts` times ten small questions and a few with a short
+/// time to live (HopProbe), all to the server
 /// (two packets of 20 bytes, repeated, go to our own outside endpoints, and one
 /// question to the second address that the server names). It believes only
 /// answers with its own 96-bit transaction from the endpoint it asked.
@@ -84,6 +85,8 @@ package struct NATProbe: Sendable {
   var started = Instant.distantPast
   var asks: [Ask] = []
   var hairpin: Hairpin?
+  /// Runs beside the rest once the server has answered.
+  var hops: HopProbe?
   var streams: [Stream] = []
   var hasDialled = false
   var lastConnection: UInt32 = 0
@@ -94,6 +97,8 @@ package struct NATProbe: Sendable {
   var hasToldMapped = false
   /// So has the `learnt` event.
   var hasToldLearnt = false
+  /// And all but the routers.
+  private var hasToldFacts = false
   private var transmits: [NATProbeTransmit] = []
   private var events: [NATProbeEvent] = []
 
@@ -153,7 +158,9 @@ package struct NATProbe: Sendable {
       drops.malformed &+= 1
       return
     }
-    if receiveToken(transaction, bytes, socket: socket) {
+    if hops?.reached(transaction, from: source, socket: socket) == true
+      || receiveToken(transaction, bytes, socket: socket)
+    {
       settle(now)
       return
     }
@@ -171,6 +178,17 @@ package struct NATProbe: Sendable {
     settle(now)
   }
 
+  /// A router says, by ICMP, that a datagram from `socket` to `destination` died
+  /// there because its time to live was over.
+  package mutating func expired(
+    at router: IPAddress, destination: Endpoint, socket: UInt32, now: Instant
+  ) {
+    guard
+      hops?.expired(at: router, destination: destination, socket: socket, random: &random) == true
+    else { return }
+    settle(now)
+  }
+
   // MARK: Time and drain
 
   package var nextDeadline: Instant {
@@ -178,6 +196,7 @@ package struct NATProbe: Sendable {
     var next = started + NATProbeLimits.whole
     for ask in asks where ask.outcome == .waiting { next = min(next, ask.due) }
     if let hairpin, hairpin.works == nil { next = min(next, hairpin.due) }
+    if let hops, !hops.isOver { next = min(next, hops.due) }
     if phase == .probing, !hasHeardUDP {
       if !hasDialled, !settings.server.tcp.isEmpty {
         next = min(next, started + NATProbeTunables.streamsAfter)
@@ -198,6 +217,7 @@ package struct NATProbe: Sendable {
       }
     }
     advanceHairpin(now)
+    hops?.advance(to: now, random: &random)
     if phase == .probing, !hasHeardUDP, !hasDialled, !settings.server.tcp.isEmpty,
       now >= started + NATProbeTunables.streamsAfter
     {
@@ -226,6 +246,8 @@ package struct NATProbe: Sendable {
   mutating func clear() {
     asks.removeAll(keepingCapacity: true)
     hairpin = nil
+    hops = nil
+    hasToldFacts = false
     streams.removeAll()
     hasDialled = false
     hasToldMapped = false
@@ -250,7 +272,14 @@ package struct NATProbe: Sendable {
       }
       let isBlocked =
         !hasHeardUDP && hasHeardTCP && now >= started + NATProbeTunables.blockedAfter
-      if isTimeUp || isBlocked || isDecided { finishProbe() }
+      if isTimeUp { hops?.finish() }
+      while let transmit = hops?.pollTransmit(now: now) { queue(transmit) }
+      let isWaitingForRouters = hops.map { !$0.isOver } ?? false
+      if isDecided, isWaitingForRouters, !hasToldFacts {
+        hasToldFacts = true
+        tell(.learnt(verdict().facts))
+      }
+      if isTimeUp || isBlocked || isDecided && !isWaitingForRouters { finishProbe() }
     }
   }
 

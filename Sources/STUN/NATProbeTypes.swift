@@ -64,6 +64,8 @@ package struct NATProbeTransmit: Equatable, Sendable {
   package var socket: UInt32
   package var destination: Endpoint
   package var bytes: [UInt8]
+  /// IP time to live; 0 = the usual one.
+  package var timeToLive: UInt8 = 0
 }
 
 /// One mapping seen.
@@ -91,6 +93,9 @@ package struct NATProbeReport: Equatable, Sendable {
   /// then told by address and by port. Without it, "address-dependent" filtering
   /// behind a NAT means: at least that open.
   package var otherServer: Endpoint?
+  /// How far our own NATs reach; nil: it was not measured (UDP is silent, no
+  /// auxiliary sockets).
+  package var hops: HopReport?
   /// Every mapping seen, in the order asked.
   package var observations: [NATObservation] = []
 
@@ -129,8 +134,9 @@ package enum NATProbeEvent: Equatable, Sendable {
   case send(connection: UInt32, [UInt8])
   /// Not wanted any more; nothing need be told about it.
   case hangUp(connection: UInt32)
-  /// Mapping, port preservation and step, once in a probe, before the rest: what
-  /// pairs plan their first attempts with. Filtering may still be unknown.
+  /// Mapping, port preservation and step before the rest, which pairs plan their
+  /// first attempts with (filtering may still be unknown); once more when only
+  /// silent routers are still waited for.
   case learnt(NATFacts)
   case finished(NATProbeReport)
   case refreshed(NATRefresh)

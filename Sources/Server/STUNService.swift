@@ -20,13 +20,19 @@ enum STUNServiceLimits {
   static let readBytes = 2_048
   static let backlog: Int32 = 128
   /// Bytes of each UDP socket's kernel buffers, of each connection's backlog.
+  /// Between two lines of counters; silent hours have none.
+  static let report = TimeAmount.hours(1)
   static let datagramBuffer: Int32 = 256 * 1024
   static let streamBacklog = 4 * 1024
 }
 
 final class STUNService {
   private let loop: EventLoop
+  private let log: ServerLog
   private var responder: STUNResponder
+  /// As of the last line.
+  private var reported = STUNResponderCounters()
+  private var reportTimer: TimerToken?
   private var sockets: [UDPSocket] = []
   private var listeners: [StreamListener] = []
   private var connections: [UInt32: STUNConnection] = [:]
@@ -35,9 +41,10 @@ final class STUNService {
   private var isClosed = false
 
   init(
-    _ loop: EventLoop, options: ServerOptions, random: SeededRandom
+    _ loop: EventLoop, options: ServerOptions, log: ServerLog, random: SeededRandom
   ) throws(ServerStartFailure) {
     self.loop = loop
+    self.log = log
     var settings = STUNServerSettings(udp1: options.stunUDP1, udp2: options.stunUDP2)
     if let second = options.stunAlternateAddress {
       settings.pairs = [
@@ -54,13 +61,30 @@ final class STUNService {
       close()
       throw error
     }
+    scheduleReport()
   }
 
-  var counters: STUNResponderCounters { responder.counters }
+  private func scheduleReport() {
+    reportTimer = loop.schedule(after: STUNServiceLimits.report) { [weak self] in
+      self?.report()
+      self?.scheduleReport()
+    }
+  }
+
+  /// What the STUN ports did since the last line; none when they did nothing.
+  private func report() {
+    let now = responder.counters
+    guard now != reported else { return }
+    let since = now - reported
+    reported = now
+    log.info("STUN: \(since.words)")
+  }
 
   func close() {
     guard !isClosed else { return }
     isClosed = true
+    if let reportTimer { loop.cancel(reportTimer) }
+    report()
     for socket in sockets { socket.close() }
     for listener in listeners { listener.close() }
     for connection in Array(connections.values) { connection.close() }
@@ -268,4 +292,31 @@ private final class STUNConnection: ConnectionDelegate {
   }
 
   func connectionFailed(_ connection: StreamConnection, _ error: SystemError) { close() }
+}
+
+extension STUNResponderCounters {
+  fileprivate static func - (a: Self, b: Self) -> Self {
+    var result = Self()
+    result.answered = a.answered &- b.answered
+    result.refused = a.refused &- b.refused
+    result.notSTUN = a.notSTUN &- b.notSTUN
+    result.malformed = a.malformed &- b.malformed
+    result.otherMethod = a.otherMethod &- b.otherMethod
+    result.notRequest = a.notRequest &- b.notRequest
+    result.badSource = a.badSource &- b.badSource
+    result.sourceLimit = a.sourceLimit &- b.sourceLimit
+    result.totalLimit = a.totalLimit &- b.totalLimit
+    return result
+  }
+
+  /// "12 answered, 3 not STUN"; what did not happen is not said.
+  fileprivate var words: String {
+    let parts: [(UInt64, String)] = [
+      (answered, "answered"), (refused, "answered with an error"), (notSTUN, "not STUN"),
+      (malformed, "malformed"), (otherMethod, "of other methods"),
+      (notRequest, "not questions"), (badSource, "from addresses that cannot be answered"),
+      (sourceLimit, "too many from one source"), (totalLimit, "too many in all"),
+    ]
+    return parts.filter { $0.0 > 0 }.map { "\($0.0) \($0.1)" }.joined(separator: ", ")
+  }
 }

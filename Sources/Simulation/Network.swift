@@ -41,6 +41,9 @@ struct Datagram {
   var destination: Endpoint
   var bytes: [UInt8]
   var from: Int
+  /// As the sender wrote them.
+  var origin = Endpoint.none
+  var target = Endpoint.none
   /// Names it in the world; a hostile copy has that of its original.
   var name: UInt64 = 0
   /// Number on its link.
@@ -85,6 +88,9 @@ package struct Network {
   package var usual = LinkSettings()
   /// For pairs in one site that nobody spoke of.
   package var local = LinkSettings.local
+
+  /// Routers of the core say nothing of packets that die there.
+  package var coreIsSilent = false
 
   static let hosts = 1 << 16
   /// Hosts that are no nodes.

@@ -13,6 +13,16 @@ package enum Routing {
   package static let usualTimeToLive: UInt8 = 64
   /// Routers between any two homes, beside their own.
   package static let coreRouters: UInt8 = 2
+  /// A router's word that a packet died there is back after this, for each
+  /// router passed.
+  static let wordsPerRouter = TimeAmount.milliseconds(1)
+
+  /// A router of the core.
+  static func coreAddress(_ router: Int, isV4: Bool) -> IPAddress {
+    isV4
+      ? IPAddress(192, 0, 2, UInt8(1 + router))
+      : IPAddress(high: 0x2001_0db8_0002_0000, low: UInt64(1 + router))
+  }
 }
 
 extension World {
@@ -24,6 +34,8 @@ extension World {
   ) {
     statistics.packets += 1
     var datagram = Datagram(source: source, destination: destination, bytes: bytes, from: from)
+    datagram.origin = source
+    datagram.target = destination
     datagram.name = statistics.packets
     if timeToLive > 0 { datagram.timeToLive = timeToLive }
     guard let to = leave(&datagram) else {
@@ -95,7 +107,11 @@ extension World {
       if owner != nil { break }
       // Nobody on the wire has that address, and no router is asked.
       guard !site.isLocal(datagram.destination.address) else { return nil }
-      guard !site.isDown, passesRouter(&datagram) else { return nil }
+      guard !site.isDown else { return nil }
+      guard passesRouter(&datagram) else {
+        tellExpired(datagram, at: site.isSilent ? nil : site.insideAddress(seenBy: datagram.source))
+        return nil
+      }
       switch site.box.outgoing(
         source: datagram.source, destination: datagram.destination, now: now)
       {
@@ -117,8 +133,14 @@ extension World {
     datagram.place = place?.number
     if place == nil {
       attacker.overhears(datagram, random: &random)
-      for _ in 0..<Routing.coreRouters {
-        guard passesRouter(&datagram) else { return nil }
+      for router in 0..<Int(Routing.coreRouters) {
+        guard passesRouter(&datagram) else {
+          let isV4 = datagram.destination.address.isV4
+          tellExpired(
+            datagram,
+            at: network.coreIsSilent ? nil : Routing.coreAddress(router, isV4: isV4))
+          return nil
+        }
       }
       owner = network.owner(of: datagram.destination.address, in: nil)
     }
@@ -137,6 +159,17 @@ extension World {
       return false
     }
     return true
+  }
+
+  /// ICMP back to the sender, which its own routers let in as belonging to what
+  /// it sent.
+  private func tellExpired(_ datagram: Datagram, at router: IPAddress?) {
+    guard let router, datagram.from < nodes.count else { return }
+    let process = nodes[datagram.from].process
+    after(Routing.wordsPerRouter * Int64(datagram.routers)) { world in
+      world.nodes[datagram.from].expired(
+        datagram.target, port: datagram.origin.port, at: router, process: process)
+    }
   }
 
   /// Through the far routers to a host.

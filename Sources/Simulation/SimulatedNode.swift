@@ -57,11 +57,15 @@ package final class SimulatedNode {
   /// STUN connections and the endpoints they are for.
   var stunStreams: [UInt32: Endpoint] = [:]
 
+  /// Routers that told of datagrams that died there, the first ones, for tests.
+  package private(set) var deaths: [(destination: Endpoint, router: IPAddress)] = []
+
   static let socketV4: UInt32 = 1
   static let socketV6: UInt32 = 2
   /// From which a kernel takes ports that nobody asks for.
   static let ephemeralPorts: ClosedRange<UInt16> = 32_768...60_999
   static let inboxLimit = 512 * 1024
+  static let deathLimit = 1_024
   /// One batch of the loop waits this long at most.
   static let latency = TimeAmount.microseconds(100)
 
@@ -234,6 +238,17 @@ package final class SimulatedNode {
     else { return }
     node.datagramTooLong(
       on: .udp(socket: socket, remote: destination), limit: limit, now: world.now)
+    drain()
+  }
+
+  /// A router has told that a datagram died there.
+  func expired(_ destination: Endpoint, port: UInt16, at router: IPAddress, process: Int) {
+    if deaths.count < Self.deathLimit { deaths.append((destination, router)) }
+    guard process == self.process, let node, !isSuspended,
+      let socket = socket(of: Endpoint(destination.address, port))
+    else { return }
+    node.datagramExpired(
+      on: .udp(socket: socket, remote: destination), at: router, now: world.now)
     drain()
   }
 
@@ -410,8 +425,16 @@ extension SimulatedNode {
     let decisions = status.history.suffix(24).map { decision in
       "\((decision.at - world.start).inMilliseconds.rounded()) \(decision.reason.rawValue) \(decision.carrier.remote) \(decision.first) \(decision.second)"
     }
-    return [facts] + status.paths.map { path in      "\(path.carrier) socket \(path.carrier.socket) \(path.kind.rawValue) \(path.source.rawValue) \(path.state.rawValue): sent \(path.probesSent), answered \(path.probesAnswered), \(path.bytesReceived) bytes in, \(path.reason.rawValue)"
-    } + decisions
+    return [facts]
+      + status.paths.map { path in
+        "\(path.carrier) socket \(path.carrier.socket) \(path.kind.rawValue) \(path.source.rawValue) \(path.state.rawValue): sent \(path.probesSent), answered \(path.probesAnswered), \(path.bytesReceived) bytes in, \(path.reason.rawValue)"
+      } + decisions
+  }
+
+  /// Bytes of UDP payload sent to another node over all paths it knows.
+  package func datagramBytes(to other: SimulatedNode) -> UInt64 {
+    let paths = node?.status(of: other.name, now: world.now)?.paths ?? []
+    return paths.reduce(0) { $0 + ($1.carrier.kind == .udp ? $1.bytesSent : 0) }
   }
 
   /// The code of the tier in use to another node ("udp-direct"); nil without a path.

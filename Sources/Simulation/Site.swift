@@ -28,6 +28,8 @@ package final class Site {
   package var box: NATBox
   /// The router is off: nothing passes, either way.
   package var isDown = false
+  /// It says nothing of packets whose time to live is over there.
+  package var isSilent = false
   var owners: [IPAddress: AddressOwner] = [:]
   /// In the order they came. The first stands for the site where nobody is named.
   var hosts: [Int] = []
@@ -50,6 +52,12 @@ package final class Site {
     given += 1
     precondition(given < 1 << (32 - UInt32(prefix)) - 1, "the subnet is used up")
     return IPAddress(v4: subnet.v4 + given)
+  }
+
+  /// The router's address on the wire, as a host with address `source` sees it.
+  func insideAddress(seenBy source: Endpoint) -> IPAddress {
+    if !source.address.isV4 { return IPAddress(high: source.address.high, low: 1) }
+    return IPAddress(v4: (kind.translates ? subnet.v4 : source.address.v4 & ~0xff) + 1)
   }
 
   /// An address on its own wire.

@@ -88,6 +88,7 @@ enum MartletCommands {
       text +=
         mesh?["connected"]?.bool == true
         ? "Server: connected\n" : "Server: not connected: \(word(mesh?["error"]))\n"
+      text += portMapping(status)
       var table = TextTable([
         "PEER", "STATUS", "TIER", "ADDRESS", "RTT", "LOSS", "SENT", "RECEIVED", "SINCE",
         "WHY NOT BETTER",
@@ -168,6 +169,7 @@ enum MartletCommands {
       }
       text += "NAT here:  \(word(value["nat"]?["here"]?["words"]))\n"
       text += "NAT there: \(word(value["nat"]?["there"]?["words"]))\n"
+      text += portMapping(value)
       for better in value["whyNotBetter"]?.array ?? [] {
         text += "  not \(word(better["tier"])): \(word(better["reason"]))\n"
       }

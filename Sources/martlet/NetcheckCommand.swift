@@ -45,6 +45,16 @@ extension MartletCommands {
       text += "  seen from outside at   \(orUnknown(family["mapped"]))\n"
       text += "  keeps the port number  \(yesOrNo(nat?["preservesPort"]))\n"
       text += "  turns packets round    \(yesOrNo(nat?["hairpins"])) (hairpinning)\n"
+      if nat?["mapping"]?.string != "unknown" {
+        let ours = word(family["routers"]?["ours"])
+        text += "  routers of our own     \(ours.isEmpty ? "unknown: they do not say" : ours)\n"
+      }
+      if let interval = family["idlePingSeconds"]?.int {
+        let shut = family["forgottenAfterSeconds"]?.int
+        text +=
+          "  idle paths are pinged   every \(interval) s"
+          + (shut.map { "; a router had forgotten one after \($0) s" } ?? "") + "\n"
+      }
       if let roundTrip = family["rttMs"]?.double {
         text += "  round trip to server   \(rounded(roundTrip)) ms\n"
       }
@@ -55,8 +65,15 @@ extension MartletCommands {
         text += "  what would help        \(word(family["adviceWords"]))\n"
       }
     }
+    text += portMapping(value)
     Entry.write(text, to: 1)
     return ExitStatus.success
+  }
+
+  /// A line on ports that routers opened for the agent; none without an agent.
+  static func portMapping(_ value: JSONValue) -> String {
+    let words = word(value["portMapping"]?["words"])
+    return words.isEmpty ? "" : "Port mapping: \(words)\n"
   }
 
   private static func orUnknown(_ value: JSONValue?) -> String {

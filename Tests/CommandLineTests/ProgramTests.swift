@@ -102,6 +102,8 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
     var asBefore = a.options
     asBefore.notices = again.options.notices
     #expect(again.options == asBefore && again.configToSave == nil)
+    // Nobody asked for the defaults that were saved, so nothing is said of them.
+    #expect(!again.options.notices.contains { $0.contains("-bw") || $0.contains("-super") })
 
     let b = try agent(
       "inp2pc -serverhost your-server.com -serverport 27183 -node nodeB -token 12345678 -config config.json -newconfig"

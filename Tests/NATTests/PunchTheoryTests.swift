@@ -83,5 +83,11 @@ import Testing
     // Neither can tell its own network from a server with closed ports.
     #expect(PunchTheory.verdict(here: .onlyTCP443, there: .onlyTCP443) == .natUnknown)
     #expect(PunchTheory.verdict(here: .onlyTCP443, there: .udpBlocked) == .udpBlockedHere)
+    // STUN over TCP is at 27180 and 27181; a network that lets only these out knows.
+    var stunOnly = NATKind.onlyTCP443
+    stunOnly.tcpPorts = [27_180]
+    #expect(PunchTheory.verdict(here: stunOnly, there: stunOnly) == .udpBlockedHere)
+    stunOnly.tcpPorts = [27_182]
+    #expect(PunchTheory.verdict(here: stunOnly, there: stunOnly) == .natUnknown)
   }
 }

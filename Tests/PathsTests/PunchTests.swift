@@ -73,6 +73,27 @@ private struct End {
   #expect(first?.probe.timeToLive == 0)
 }
 
+@Test func openersLiveAsLongAsWasMeasured() {
+  let sixth = Carrier.udp(
+    socket: 2, remote: Endpoint(IPAddress(high: 0x2001_0db8_0007_0000, low: 7), 4000))
+  var end = End(seed: 1)
+  end.paths.setOpenerHops(3, isV4: true)
+  end.meet()
+  end.meet(at: sixth)
+  end.run(for: .seconds(1))
+  func lives(_ carrier: Carrier) -> [UInt8] {
+    end.sent.filter { $0.probe.carrier == carrier }.map(\.probe.timeToLive)
+  }
+  #expect(lives(reflexive) == [3, 3])
+  #expect(lives(sixth) == [2, 2], "nothing is known of that family")
+  // Another network, whose routers are silent.
+  end.paths.setOpenerHops(nil, isV4: true)
+  end.sent.removeAll()
+  end.meet()
+  end.run(for: .seconds(1))
+  #expect(lives(reflexive) == [2, 2])
+}
+
 @Test func pingsWaitForOpenersAlsoWithKeys() {
   var end = End(seed: 2)
   end.paths.sessionEstablished(through: relay, now: start)

@@ -156,3 +156,43 @@ private func address(_ text: String) -> IPAddress { IPAddress(text) ?? .anyV6 }
   #expect(again)
   #expect(budget.addressCount == 1)
 }
+
+/// Another home has our range by chance: nobody there can answer.
+@Test func silenceOfAnotherHomesPrivateAddressIsExplained() {
+  let start = Instant(nanoseconds: 1_000_000_000)
+  for isSameNetwork in [false, true] {
+    var paths = PeerPaths(testSeed: 1)
+    var context = AddressContext()
+    context.localPrefixes = [AddressPrefix(IPAddress(192, 168, 1, 10), 24)]
+    context.serverSeesUs = IPAddress(198, 51, 100, 9)
+    context.serverSeesPeer =
+      isSameNetwork ? context.serverSeesUs : IPAddress(203, 0, 113, 7)
+    paths.setContext(context)
+    let relay = Carrier.relay(
+      connection: 7, channel: 1, remote: Endpoint(IPAddress(192, 0, 2, 1), 27183))
+    paths.carrierOpened(relay, tier: .serverRelay, now: start)
+    paths.sessionEstablished(through: relay, now: start)
+    let there = Carrier.udp(socket: 1, remote: Endpoint(IPAddress(192, 168, 1, 11), 4000))
+    let admission = paths.addCandidate(
+      there, kind: .host, tier: .udpDirect, source: .signalled, now: start)
+    #expect(admission == .added)
+    let expected: PathReason = isSameNetwork ? .noAnswer : .privateElsewhere
+    var budget = ProbeBudget()
+    var now = start
+    while now - start < .seconds(6) {
+      while paths.pollProbe(budget: &budget, now: now) != nil {}
+      while paths.pollEvent() != nil {}
+      now = max(now + .milliseconds(1), min(paths.nextDeadline, start + .seconds(6)))
+      paths.advance(to: now)
+    }
+    let line = paths.whyNotBetterExplained(now: now).first { $0.tier == .udpDirect }
+    #expect(line?.reason == expected)
+    #expect(paths.snapshots.first { $0.carrier == there }?.reason == expected)
+    // Beside one that may answer, silence is silence.
+    paths.addCandidate(
+      .udp(socket: 1, remote: Endpoint(IPAddress(203, 0, 113, 7), 4000)), kind: .host,
+      tier: .udpDirect, source: .signalled, now: now)
+    let other = paths.whyNotBetterExplained(now: now).first { $0.tier == .udpDirect }
+    #expect(other?.reason != .privateElsewhere)
+  }
+}

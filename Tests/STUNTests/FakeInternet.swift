@@ -117,6 +117,8 @@ struct FakeInternet {
   var meddle: ((inout Packet) -> Bool)?
   /// A neighbour makes a connection before the host's packet of this number.
   var foreignBefore: Set<Int> = []
+  /// On the way to the server, the nearest first; nil says nothing of what dies there.
+  var routers: [IPAddress?] = []
   /// The host's packets of these numbers do not get as far as the NAT.
   var lostSends: Set<Int> = []
   var now = Instant(nanoseconds: 1_000_000_000)
@@ -124,6 +126,7 @@ struct FakeInternet {
   /// Everything the host has sent over UDP.
   var sent: [(at: Instant, NATProbeTransmit)] = []
   private var packets: [Packet] = []
+  private var deaths: [(due: Instant, transmit: NATProbeTransmit, router: IPAddress)] = []
   private var count = 0
   private var random: SeededRandom
 
@@ -195,7 +198,7 @@ struct FakeInternet {
     var turns = 0
     while turns < 10_000 {
       turns += 1
-      let next = packets.map(\.due).min()
+      let next = (packets.map(\.due) + deaths.map(\.due)).min()
       let due = min(next ?? .distantFuture, probe.nextDeadline)
       guard due < .distantFuture else { return }
       now = max(now, due)
@@ -262,6 +265,12 @@ struct FakeInternet {
       return
     }
     guard !isLost else { return }
+    let hop = Int(transmit.timeToLive)
+    if hop > 0, hop <= routers.count {
+      guard let router = routers[hop - 1], !isLost else { return }
+      deaths.append((now + .milliseconds(2 * Int64(hop)), transmit, router))
+      return
+    }
     enqueue(
       Packet(
         due: now + oneWay, number: 0, from: outside, to: transmit.destination,
@@ -272,6 +281,13 @@ struct FakeInternet {
     let due = packets.filter { $0.due <= now }.sorted { ($0.due, $0.number) < ($1.due, $1.number) }
     packets.removeAll { $0.due <= now }
     for packet in due { deliver(packet) }
+    let dead = deaths.filter { $0.due <= now }
+    deaths.removeAll { $0.due <= now }
+    for death in dead {
+      probe.expired(
+        at: death.router, destination: death.transmit.destination, socket: death.transmit.socket,
+        now: now)
+    }
   }
 
   private mutating func deliver(_ packet: Packet) {

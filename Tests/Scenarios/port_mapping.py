@@ -164,6 +164,25 @@ class Home:
     def said(self, words, within=8):
         wait_for(f"the agent says {words!r}", lambda: words in self.agent.text(), within)
 
+    def shows(self, **wanted):
+        """What `martlet status --json`, its words and `martlet netcheck` say of it."""
+        told = self.home.json(BIN / "martlet", "status", "--json")["portMapping"]
+        if told["enabled"] != wanted.pop("enabled", True):
+            raise Failure(f"{told}")
+        for key, value in wanted.items():
+            if told["gateways"][0][key] != value:
+                raise Failure(f"{key}: {told['gateways'][0][key]}, not {value}")
+        said = f"Port mapping: {told['words']}".split(" s left")[0].rsplit(" ", 1)[0]
+        text = self.home.output(BIN / "martlet", "status")
+        if said not in text:
+            raise Failure(f"{said!r} is not in {text}")
+        if not told["enabled"]:
+            return told
+        checked = self.home.json(BIN / "martlet", "netcheck", "--json")["portMapping"]
+        if checked["gateways"][0]["state"] != told["gateways"][0]["state"]:
+            raise Failure(f"netcheck says {checked}, status {told}")
+        return told
+
     def arrives(self, port, to="52.0.0.1"):
         """A packet from outside, by a socket the home has never sent to."""
         self.home.run("nft", (
@@ -317,6 +336,11 @@ def main():
             home.start_agent()
             port = home.wait_mapped()
             home.said(f"opened 52.0.0.1:{port} to 192.168.7.20:{PORT} by PCP")
+            told = home.shows(
+                state="mapped", protocol="PCP", external=f"52.0.0.1:{port}",
+                gateway="192.168.7.1", internal=f"192.168.7.20:{PORT}", behindAnotherNAT=False)
+            if not 0 < told["gateways"][0]["lifetimeLeftSeconds"] <= 7200:
+                raise Failure(f"{told}")
             home.arrives(port)
             return f"port {port}"
 
@@ -397,6 +421,7 @@ def main():
             home.start_agent()
             port = home.wait_mapped(within=12)
             home.said("by NAT-PMP")
+            home.shows(state="mapped", protocol="NAT-PMP", external=f"52.0.0.1:{port}")
             home.arrives(port)
             home.stop_agent()
             home.wait_unmapped(within=2)
@@ -409,6 +434,7 @@ def main():
             home.start_agent()
             port = home.wait_mapped(within=15)
             home.said("by UPnP")
+            home.shows(state="mapped", protocol="UPnP", external=f"52.0.0.1:{port}")
             line = next(t for t in home.daemon.text().splitlines() if "for: " in t)
             if "for: martlet kitchen" not in line:
                 raise Failure(f"the router does not know for whom: {line}")
@@ -443,6 +469,7 @@ def main():
             try:
                 home.start_agent()
                 home.said("double NAT", within=15)
+                home.shows(state="mapped", protocol="UPnP", behindAnotherNAT=True)
                 first, added = fake.added()[-2:]
                 if first["NewLeaseDuration"] != "7200":
                     raise Failure(f"asked for {first['NewLeaseDuration']} s")
@@ -489,6 +516,11 @@ def main():
         def nobody_there():
             home.start_agent()
             home.said("no port mapping at 192.168.7.1", within=20)
+            told = home.shows(state="unavailable", protocol=None, external=None)
+            tried = [attempt["protocol"] for attempt in told["gateways"][0]["attempts"]]
+            # Where nobody listens at their common port NAT-PMP is not tried.
+            if tried not in (["PCP", "UPnP"], ["PCP", "NAT-PMP", "UPnP"]):
+                raise Failure(f"{told}")
             home.stop_agent()
 
         def switched_off():
@@ -500,6 +532,7 @@ def main():
                 home.start_agent_with(*words)
                 home.said("connected to")
                 time.sleep(1)
+                home.shows(enabled=False)
                 home.stop_agent()
             if home.asked() != before:
                 raise Failure(f"the router was asked: {before} {home.asked()}")

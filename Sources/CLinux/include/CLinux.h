@@ -159,6 +159,8 @@ struct martlet_datagram_error {
   struct martlet_endpoint remote;
   /// Who complained; unspecified when the kernel itself did.
   struct martlet_endpoint offender;
+  /// By ICMP: its time to live was over there.
+  int expired;
 };
 
 /// The next entry of the socket's error queue, or -EAGAIN.
