@@ -297,7 +297,7 @@ extension PeerPaths {
       .pathUp(
         lane: lane, carrier: records[i].carrier, tier: records[i].tier,
         maximumPacket: records[i].maximumPacket))
-    if !records[i].tier.isRelay { punched(now: now) }
+    if records[i].isDatagram { punched(now: now) }
   }
 
   /// Path `i` is one no longer. The choice is the caller's next step.
@@ -322,7 +322,7 @@ extension PeerPaths {
     lanes[Int(lane)].lastUsed = now
     laneRecords[Int(lane)] = -1
     emit(.pathDown(lane: lane, reason: reason))
-    if !records[i].tier.isRelay, reason != .letGo, hasSession, !hasDirectPath {
+    if !records[i].tier.isRelay, reason != .letGo, hasSession, !hasDatagramPath {
       punchAgainAt = now
     }
     if !records.contains(where: \.isUp) {

@@ -74,7 +74,8 @@ package final class ServerRuntime {
     } catch {
       if case .locked(_, let by) = error {
         throw ServerStartFailure(
-          "another server\(by.map { " (process \($0))" } ?? "") is running on \(directory); stop it, or give this one its own -data DIR")
+          "another server\(by.map { " (process \($0))" } ?? "") is running on \(directory); stop it, or give this one its own -data DIR"
+        )
       }
       throw ServerStartFailure("-data \(directory): \(error)")
     }
@@ -105,12 +106,18 @@ package final class ServerRuntime {
     try listen()
     stun = try STUNService(
       loop, options: options, random: SeededRandom(seed: self.random.bytes(32)))
+    stun?.onStreamSource = { source in
+      guard let me else { return }
+      me.core.streamSeen(from: source, now: me.loop.now)
+    }
     do throws(SystemError) {
       control = try ControlSocket(loop, path: directory + "/control.sock") { words in
         me?.control(words) ?? "stopping"
       }
     } catch {
-      log.warn("no control socket: \(error); `martlet server forget` works only while this server is stopped")
+      log.warn(
+        "no control socket: \(error); `martlet server forget` works only while this server is stopped"
+      )
     }
   }
 
@@ -119,7 +126,8 @@ package final class ServerRuntime {
     for notice in options.notices { log.warn(notice) }
     log.info("listening on port \(options.webSocketPort) (ws, wss, REST)")
     log.info(
-      "STUN on UDP ports \(options.stunUDP1) and \(options.stunUDP2), TCP ports \(options.stunTCP1) and \(options.stunTCP2)\(options.stunAlternateAddress.map { ", second address \($0)" } ?? "")")
+      "STUN on UDP ports \(options.stunUDP1) and \(options.stunUDP2), TCP ports \(options.stunTCP1) and \(options.stunTCP2)\(options.stunAlternateAddress.map { ", second address \($0)" } ?? "")"
+    )
     drain()
   }
 
@@ -158,10 +166,11 @@ package final class ServerRuntime {
   private static func meshName(_ token: UInt64, salt: [UInt8]) -> String {
     var bytes: [UInt8] = []
     bytes.appendUInt64(token)
-    return "mesh-" + HMACSHA256.authenticate(key: salt, bytes).prefix(4).map { byte in
-      let digits = String(byte, radix: 16)
-      return digits.count == 1 ? "0" + digits : digits
-    }.joined()
+    return "mesh-"
+      + HMACSHA256.authenticate(key: salt, bytes).prefix(4).map { byte in
+        let digits = String(byte, radix: 16)
+        return digits.count == 1 ? "0" + digits : digits
+      }.joined()
   }
 
   // MARK: TLS
@@ -192,7 +201,8 @@ package final class ServerRuntime {
         key: try Files.read(keyPath, limit: 1 << 20))
     } catch {
       throw ServerStartFailure(
-        "the self-signed pair in \(directory) cannot be used (\(error)); remove both files to have a new one made")
+        "the self-signed pair in \(directory) cannot be used (\(error)); remove both files to have a new one made"
+      )
     }
   }
 

@@ -50,6 +50,9 @@ package final class CoordinationServer {
   /// Meetings that nobody has been told of yet.
   var waiting: [Meeting] = []
 
+  /// Where TCP of nodes was seen to come from.
+  var streamSources = StreamSources()
+
   var effects: [ServerEffect] = []
   var effectPosition = 0
   var sweepDeadline = Instant.distantFuture
@@ -117,6 +120,12 @@ package final class CoordinationServer {
           mesh: mesh.name, members: meshes[index].members.count, newAuthority: isNew[index]))
     }
     for kind in loaded.bad { log(.badRecord(kind: kind)) }
+  }
+
+  /// A STUN question came over TCP: its source may be told to peers as a
+  /// candidate of a node at that address, for a minute.
+  package func streamSeen(from source: Endpoint, now: Instant) {
+    streamSources.note(source, now: now)
   }
 
   // MARK: Clock

@@ -54,8 +54,14 @@ package final class SimulatedNode {
   /// Flow → conversation and side.
   var flows: [FlowID: (number: Int, isNear: Bool)] = [:]
   var watch = WireWatch()
-  /// STUN connections and the endpoints they are for.
+  /// STUN connections and the endpoints they are for, those from the listening
+  /// port apart.
   var stunStreams: [UInt32: Endpoint] = [:]
+  var stunFromListening: Set<UInt32> = []
+  /// TCP to other nodes: asked for, and open (`StreamLink`), by number.
+  var streamAttempts: [UInt32: StreamAttempt] = [:]
+  var streamLinks: [UInt32: UInt64] = [:]
+  var lastAccepted: UInt32 = 1 << 24 | 1
 
   static let socketV4: UInt32 = 1
   static let socketV6: UInt32 = 2
@@ -87,11 +93,13 @@ package final class SimulatedNode {
       name: name, staticKey: key, incarnation: world.random.next() | 1, version: "simulated",
       os: "none", port: port, seed: world.random.bytes(32), token: SimulatedServer.token,
       loginCost: .cheap)
+    settings.listensTCP = true
     mutations.apply(to: &settings)
     node = Node(settings: settings, records: disk, now: world.now)
     watch.restart()
     sockets.removeAll()
     stunStreams.removeAll()
+    stunFromListening.removeAll()
     setNetwork()
     setSTUNServers()
     connectSignal()
@@ -123,6 +131,7 @@ package final class SimulatedNode {
       }
     }
     uplink = UplinkState()
+    endStreams(silently: silently)
   }
 
   /// The machine sleeps: nothing runs, time goes on.
@@ -162,7 +171,10 @@ package final class SimulatedNode {
     world.network.detach(host: index, addresses: addresses)
     world.network.attach(host: index, addresses: new, to: site)
     let isStranded = addresses.first.map { gone.contains($0) } ?? false
-    if isStranded || isElsewhere { world.breakConnections(ofNode: index) }
+    if isStranded || isElsewhere {
+      world.breakConnections(ofNode: index)
+      world.breakStreams(ofNode: index)
+    }
     addresses = new
     guard node != nil else { return }
     world.after(.milliseconds(20)) { world in
@@ -311,7 +323,7 @@ package final class SimulatedNode {
       case .relay:
         sendRelayed(segment.carrier, bytes)
       case .tcp:
-        world.violation("\(name): sends on a TCP carrier that cannot exist")
+        sendStream(segment.carrier.socket, bytes)
       }
     }
     batch.removeAll()
@@ -349,13 +361,19 @@ package final class SimulatedNode {
       openSockets(first: first, count: count)
     case .closeSocket(let number):
       closeSocket(number: number)
-    case .dialSTUN(let connection, let endpoint):
+    case .dialSTUN(let connection, let endpoint, let fromListeningPort):
+      if fromListeningPort { stunFromListening.insert(connection) }
       dialSTUN(connection, endpoint)
     case .sendSTUN(let connection, let bytes):
       sendSTUN(connection, bytes)
     case .hangUpSTUN(let connection):
       stunStreams[connection] = nil
-    case .dialCarrier, .pong, .pingFailed:
+      stunFromListening.remove(connection)
+    case .dialCarrier(let number, let endpoint):
+      dialCarrier(number, endpoint)
+    case .closeCarrier(let number):
+      closeCarrier(number)
+    case .pong, .pingFailed:
       break
     case .store(let record):
       store(record)
@@ -408,8 +426,10 @@ extension SimulatedNode {
     let decisions = status.history.suffix(24).map { decision in
       "\((decision.at - world.start).inMilliseconds.rounded()) \(decision.reason.rawValue) \(decision.carrier.remote) \(decision.first) \(decision.second)"
     }
-    return [facts] + status.paths.map { path in      "\(path.carrier) socket \(path.carrier.socket) \(path.kind.rawValue) \(path.source.rawValue) \(path.state.rawValue): sent \(path.probesSent), answered \(path.probesAnswered), \(path.bytesReceived) bytes in, \(path.reason.rawValue)"
-    } + decisions
+    return [facts]
+      + status.paths.map { path in
+        "\(path.carrier) socket \(path.carrier.socket) \(path.kind.rawValue) \(path.source.rawValue) \(path.state.rawValue): sent \(path.probesSent), answered \(path.probesAnswered), \(path.bytesReceived) bytes in, \(path.reason.rawValue)"
+      } + decisions
   }
 
   /// The code of the tier in use to another node ("udp-direct"); nil without a path.
