@@ -59,7 +59,8 @@ let package = Package(
     target(
       "Simulation",
       [
-        "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "Relay", "Signaling", "Tunnels",
+        "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "Relay", "Signaling",
+        "Tunnels",
         "NodeCore", "ServerCore",
       ]),
 
@@ -104,7 +105,12 @@ let package = Package(
     tests("Relay", ["Bytes", "Crypto", "Mux", "Relay"]),
     tests("Signaling", ["Bytes", "Crypto", "NAT", "Signaling"]),
     tests("Tunnels", ["Bytes", "Tunnels"]),
-    tests("Simulation", ["Bytes", "Crypto", "NAT", "Mux", "NodeCore", "ServerCore", "Simulation"]),
+    tests(
+      "Simulation",
+      [
+        "Bytes", "Crypto", "NAT", "Mux", "NodeCore", "Paths", "ServerCore", "Signaling",
+        "Simulation",
+      ]),
     tests("ServerCore", ["Bytes", "Crypto", "NAT", "Relay", "Signaling", "ServerCore"]),
     tests("Reactor", ["Bytes", "Reactor"]),
     tests("TLS", ["Bytes", "TLS"]),

@@ -32,6 +32,8 @@ package final class AgentRuntime {
   private let timer: LoopTimer
   private var socketV4: UDPSocket?
   private var socketV6: UDPSocket?
+  private var streamListeners: [StreamListener]
+  private let streamDoor = CarrierConnections.Door()
   var uplinks: UplinkManager?
   private var api: LocalAPI?
   private var watcher: ConfigWatcher?
@@ -53,7 +55,7 @@ package final class AgentRuntime {
   static let version = ProductVersion.text
 
   /// Opens the state directory and the sockets; nothing is sent yet.
-  /// - Parameter usesTCPCarriers: the test hook of `CarrierConnections`.
+  /// - Parameter usesTCPCarriers: no UDP ones; a test hook for benchmarks.
   package init(
     options: AgentOptions, loop: EventLoop, log: AgentLog, usesTCPCarriers: Bool = false
   ) throws(AgentStartFailure) {
@@ -85,9 +87,10 @@ package final class AgentRuntime {
     } catch {
       throw AgentStartFailure("names cannot be looked up: \(error)")
     }
-    let sockets = try Self.bindSockets(options, state, loop, log)
+    let sockets = try Self.bindSockets(options, state, loop, log, streamDoor)
     socketV4 = sockets.v4
     socketV6 = sockets.v6
+    streamListeners = sockets.streams
     state["port"] = JSONValue(sockets.port)
     state.save()
     if let failure = state.lastFailure { throw AgentStartFailure(failure) }
@@ -100,6 +103,7 @@ package final class AgentRuntime {
     if state["ciphers"]?.uint64 == UInt64(CipherSet([.chaCha20Poly1305, .aes256GCM]).rawValue) {
       settings.ciphers.insert(.aes256GCM)
     }
+    settings.listensTCP = true
     settings.guessesPorts = !options.noPortGuessing
     node = Node(settings: settings, records: state.records, now: loop.now)
     self.random = random
@@ -126,13 +130,8 @@ package final class AgentRuntime {
     let api = try LocalAPI(self)
     self.api = api
     node.exitPolicy.protectedPorts = [api.endpoint.port]
-    if node.settings.usesTCPCarriers {
-      do throws(SystemError) {
-        carriers = try CarrierConnections(self, port: node.settings.port)
-      } catch {
-        throw AgentStartFailure("-port \(node.settings.port) (TCP): \(error)")
-      }
-    }
+    carriers = CarrierConnections(self, streamListeners, streamDoor)
+    streamListeners = []
     tunnels.start()
     watcher = ConfigWatcher(self)
     let uplinks = UplinkManager(self)
@@ -177,8 +176,11 @@ package final class AgentRuntime {
   // MARK: Sockets
 
   private static func bindSockets(
-    _ options: AgentOptions, _ state: AgentState, _ loop: EventLoop, _ log: AgentLog
-  ) throws(AgentStartFailure) -> (v4: UDPSocket?, v6: UDPSocket?, port: UInt16) {
+    _ options: AgentOptions, _ state: AgentState, _ loop: EventLoop, _ log: AgentLog,
+    _ door: CarrierConnections.Door
+  ) throws(AgentStartFailure) -> (
+    v4: UDPSocket, v6: UDPSocket?, streams: [StreamListener], port: UInt16
+  ) {
     let kept: UInt16? = state["port"]?.integer()
     var wanted = options.port ?? kept ?? 0
     for attempt in 0..<8 {
@@ -194,18 +196,25 @@ package final class AgentRuntime {
             throw error
           }
         }
-        return (v4, v6, v4.local.port)
+        let port = v4.local.port
+        do throws(SystemError) {
+          return (v4, v6, try CarrierConnections.listen(loop, port: port, door), port)
+        } catch {
+          v4.close()
+          v6?.close()
+          throw error
+        }
       } catch {
         guard error.isAddressInUse, options.port == nil, attempt < 7 else {
           throw AgentStartFailure("-port \(wanted): \(error)")
         }
         if kept != nil, attempt == 0 {
-          log.warn("UDP port \(wanted), used before, is taken; choosing another")
+          log.warn("port \(wanted), used before, is taken; choosing another")
         }
         wanted = 0
       }
     }
-    throw AgentStartFailure("no UDP port could be had")
+    throw AgentStartFailure("no port could be had for UDP and TCP")
   }
 
   private func readInterfaces() {
@@ -320,14 +329,16 @@ package final class AgentRuntime {
       natSockets.open(first: first, count: count, isV4: isV4)
     case .closeSocket(let number):
       natSockets.close(number)
-    case .dialSTUN(let connection, let endpoint):
-      natSockets.dial(connection, endpoint)
+    case .dialSTUN(let connection, let endpoint, let fromListeningPort):
+      natSockets.dial(connection, endpoint, fromListeningPort: fromListeningPort)
     case .sendSTUN(let connection, let bytes):
       natSockets.send(connection, bytes)
     case .hangUpSTUN(let connection):
       natSockets.hangUp(connection)
-    case .dialCarrier(let peer, let endpoint):
-      carriers?.dial(peer, endpoint)
+    case .dialCarrier(let connection, let endpoint):
+      carriers?.dial(connection, endpoint)
+    case .closeCarrier(let connection):
+      carriers?.close(connection)
     case .pong(let token, let roundTrip, let path):
       pingWaiters.removeValue(forKey: token)?(.success((roundTrip, path)))
     case .pingFailed(let token, let words):

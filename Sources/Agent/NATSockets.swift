@@ -53,9 +53,11 @@ final class NATSockets {
 
   // MARK: TCP
 
-  func dial(_ number: UInt32, _ endpoint: Endpoint) {
+  /// - Parameter fromListeningPort: where TCP from there leaves our NAT is asked.
+  func dial(_ number: UInt32, _ endpoint: Endpoint, fromListeningPort: Bool) {
     var options = StreamOptions()
     options.connectTimeout = NATProbeLimits.whole
+    if fromListeningPort { options.leave(from: agent.node.settings.port, to: endpoint) }
     do throws(SystemError) {
       connections[number] = STUNConnection(
         agent, self, try StreamConnection.connect(agent.loop, to: endpoint, options: options),
@@ -70,7 +72,8 @@ final class NATSockets {
     _ = connections[number]?.connection.write(bytes.span.bytes)
   }
 
-  func hangUp(_ number: UInt32) { connections.removeValue(forKey: number)?.close() }
+  /// By a reset: the ends of this connection may be wanted again at once.
+  func hangUp(_ number: UInt32) { connections.removeValue(forKey: number)?.reset() }
 
   fileprivate func failed(_ number: UInt32) {
     guard connections.removeValue(forKey: number) != nil else { return }
@@ -98,6 +101,11 @@ private final class STUNConnection: ConnectionDelegate {
   func close() {
     connection.delegate = nil
     connection.close()
+  }
+
+  func reset() {
+    connection.delegate = nil
+    connection.reset()
   }
 
   func connectionOpened(_ connection: StreamConnection) {

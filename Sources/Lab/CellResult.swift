@@ -52,9 +52,13 @@ package struct CellResult: Sendable {
       + "expected \(expectedVerdict) and \(expectedVerdictBack)"
   }
 
-  /// TCP between agents counts as the relay until that tier is built.
   package static func fits(_ tier: String, _ road: ExpectedRoad) -> Bool {
-    road.isDirect ? tier.hasPrefix("udp-") : tier == "server-relay"
+    switch road {
+    case .direct, .punched, .guessed: tier.hasPrefix("udp-")
+    // Which of the two it was is known only where the firewall is.
+    case .tcpDirect, .tcpPunched: tier.hasPrefix("tcp-")
+    case .relayed: tier == "server-relay"
+    }
   }
 }
 

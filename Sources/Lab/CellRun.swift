@@ -27,7 +27,7 @@ struct CellRun {
     /// How long a road may take, by what theory says of it.
     static func limit(_ road: ExpectedRoad) -> TimeAmount {
       switch road {
-      case .direct, .punched, .guessed: .seconds(11)
+      case .direct, .punched, .guessed, .tcpDirect, .tcpPunched: .seconds(11)
       case .relayed: .seconds(6)
       }
     }

@@ -33,7 +33,7 @@ extension ExpectedRoad {
     switch self {
     case .direct, .punched: 500
     case .guessed: 10_000
-    case .relayed: nil
+    case .tcpDirect, .tcpPunched, .relayed: nil
     }
   }
 }
@@ -92,12 +92,15 @@ package struct GridReport: Sendable {
 
   // MARK: Text
 
-  /// One letter a road: D direct, P punched, G guessed, R relayed.
+  /// One letter a road: D direct, P punched, G guessed, T and U the same of TCP,
+  /// R relayed.
   static func letter(_ road: ExpectedRoad) -> String {
     switch road {
     case .direct: "D"
     case .punched: "P"
     case .guessed: "G"
+    case .tcpDirect: "T"
+    case .tcpPunched: "U"
     case .relayed: "R"
     }
   }
@@ -125,7 +128,8 @@ package struct GridReport: Sendable {
       while text.last == " " { text.removeLast() }
       return text + "\n"
     }
-    var text = "Row fetches from column. Expected: D direct, P punched, G guessed port, R relay;\n"
+    var text = "Row fetches from column. Expected: D direct, P punched, G guessed port,\n"
+    text += "T TCP direct, U TCP punched, R relay; "
     text += "then runs as expected / runs; ! = not good enough.\n\n"
     text += trimmed(
       pad("", first) + kinds.indices.map { pad("\($0 + 1)", width) }.joined())
@@ -154,7 +158,8 @@ package struct GridReport: Sendable {
 
   /// Times over all runs, by what was expected.
   package var totals: [[String]] {
-    [ExpectedRoad.direct, .punched, .guessed, .relayed].compactMap { road in
+    [ExpectedRoad.direct, .punched, .guessed, .tcpDirect, .tcpPunched, .relayed].compactMap {
+      road in
       let found = summaries.filter { $0.cell.scenario.expected == road }
       let results = found.flatMap(\.all)
       guard !results.isEmpty else { return nil }

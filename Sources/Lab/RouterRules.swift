@@ -150,6 +150,9 @@ package enum RouterRules {
     case .sequential(let step):
       text += "    \(outwards) meta l4proto udp snat to \(external):\(ports(step))\n"
     }
+    // A symmetric router is one for TCP as well; others keep its ports.
+    let isMoving = kind.mapping == .addressAndPortDependent
+    if isMoving { text += "    oifname \"wan\" meta l4proto tcp masquerade fully-random\n" }
     text += "    oifname \"wan\" masquerade\n"
     if kind.hairpins { text += "    oifname \"lan\" ip saddr \(inside) snat to \(external)\n" }
     return text + "  }\n"

@@ -47,13 +47,13 @@ package struct Scenario: Hashable, Sendable {
   /// `from`. Nil where a file expects another road than theory, which has no
   /// word for the reason.
   package var expectedVerdicts: (here: PathVerdict, there: PathVerdict)? {
-    if expected.isDirect { return (.direct, .direct) }
+    if expected.isDatagram { return (.direct, .direct) }
     guard let a = topology.home(of: from), let b = topology.home(of: to) else { return nil }
     if a.name == b.name {
       guard a.isIsolated else { return nil }
       return a.kind.passesUDP ? (.noHairpin, .noHairpin) : (.udpBlockedHere, .udpBlockedHere)
     }
-    guard !PunchTheory.expected(a.kind, b.kind).isDirect else { return nil }
+    guard !PunchTheory.expected(a.kind, b.kind).isDatagram else { return nil }
     return (
       PunchTheory.verdict(here: a.kind, there: b.kind),
       PunchTheory.verdict(here: b.kind, there: a.kind)
@@ -145,7 +145,8 @@ extension Scenario {
       case "expect":
         guard words.count == 2, let road = ExpectedRoad(rawValue: words[1]) else {
           throw ScenarioFault(
-            line: line, words: "expect: expected direct, punched, guessed or relayed")
+            line: line,
+            words: "expect: expected direct, punched, guessed, tcp-direct, tcp-punched or relayed")
         }
         stated = road
       case "runs":

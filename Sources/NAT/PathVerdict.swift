@@ -95,7 +95,7 @@ extension PunchTheory {
   /// What must be said, in the end, by a node in a home of kind `here` about a
   /// peer in another home of kind `there`.
   package static func verdict(here: NATKind, there: NATKind) -> PathVerdict {
-    if expected(here, there).isDirect { return .direct }
+    if expected(here, there).isDatagram { return .direct }
     if !reachesSTUN(here), !reachesSTUN(there) { return .natUnknown }
     if !here.passesUDP { return .udpBlockedHere }
     if !there.passesUDP { return .udpBlockedThere }

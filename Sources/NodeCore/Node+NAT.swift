@@ -33,6 +33,11 @@ struct WayOut {
   var keepalive = KeepaliveInterval()
   /// When the mapping was last confirmed or asked for.
   var askedAt = Instant.distantPast
+  /// The same for TCP from the listening port (Node+Streams.swift).
+  var streamMapping: StreamMapping?
+  var streamMapped: Endpoint?
+  var streamMappedAt = Instant.distantPast
+  var streamAskedAt = Instant.distantPast
 }
 
 /// What an auxiliary socket is for.
@@ -71,6 +76,7 @@ extension Node {
       let server = servers.first { $0.address.isV4 == waysOut[index].isV4 }
       guard let server, server != waysOut[index].server else { continue }
       waysOut[index].server = server
+      forgetStreamMapping(index, now: now)
       startProbe(index, now: now)
     }
     settle(now: now)
@@ -126,6 +132,7 @@ extension Node {
       setOpenerHops(index, nil)
       waysOut[index].keepalive = KeepaliveInterval()
       keepaliveChanged(index, now: now)
+      forgetStreamMapping(index, now: now)
       startProbe(index, now: now)
     }
   }
@@ -236,7 +243,9 @@ extension Node {
       case .mapped(let endpoint, _):
         setMapped(index, endpoint, now: now)
       case .dial(let connection, let endpoint):
-        emit(.dialSTUN(connection: probeConnection(index, connection), endpoint))
+        emit(
+          .dialSTUN(
+            connection: probeConnection(index, connection), endpoint, fromListeningPort: false))
       case .send(let connection, let bytes):
         emit(.sendSTUN(connection: probeConnection(index, connection), bytes))
       case .hangUp(let connection):
@@ -270,13 +279,16 @@ extension Node {
     let before = waysOut[index].facts
     waysOut[index].facts = facts
     guard before != facts else { return }
+    // TCP is what is left: the first meeting should know where it leaves us.
+    if facts.isUDPBlocked, !before.isUDPBlocked { learnStreamMapping(now: now) }
     reportAgain(now: now)
     for peer in peers where !peer.isRemoved {
       peer.paths.setNAT(local: natFacts, peer: peer.nat)
       // What was tried without knowing this is tried again.
-      guard before.mapping != facts.mapping || before.allocatorStep != facts.allocatorStep else {
-        continue
-      }
+      guard
+        before.mapping != facts.mapping || before.allocatorStep != facts.allocatorStep
+          || before.isUDPBlocked != facts.isUDPBlocked
+      else { continue }
       peer.paths.hastenPunch(now: now)
       touch(peer)
     }
@@ -334,7 +346,7 @@ extension Node {
     guard isOnline else { return }
     reportAgain(now: now)
     for peer in peers where !peer.isRemoved && peer.lastSession != 0 {
-      guard !peer.paths.hasDirectPath else { continue }
+      guard !peer.paths.hasDatagramPath else { continue }
       announceCandidates(to: peer)
       peer.paths.hastenPunch(now: now)
       touch(peer)
@@ -343,36 +355,48 @@ extension Node {
 
   // MARK: TCP connections to the STUN ports
 
-  // The family is in the number, so that the driver needs one only.
+  // The family is in the number, so that the driver needs one only; and whether
+  // it is a probe's or asks for the mapping of TCP (Node+Streams.swift).
   private func probeConnection(_ index: Int, _ connection: UInt32) -> UInt32 {
-    connection << 1 | UInt32(index)
+    connection << 2 | UInt32(index)
   }
 
   package func stunConnected(_ connection: UInt32, now: Instant) {
-    withProbe(connection, now: now) { $0.connected($1, now: now) }
+    clock = now
+    let index = Int(connection & 1)
+    if connection & 2 != 0 {
+      waysOut[index].streamMapping?.connected(connection >> 2, now: now)
+    } else {
+      waysOut[index].probe?.connected(connection >> 2, now: now)
+    }
+    drainSTUN(index, now: now)
   }
 
   package func stunReceived(_ connection: UInt32, _ bytes: RawSpan, now: Instant) {
     clock = now
     let index = Int(connection & 1)
-    waysOut[index].probe?.received(bytes, on: connection >> 1, now: now)
-    drainProbe(index, now: now)
-    settle(now: now)
+    if connection & 2 != 0 {
+      waysOut[index].streamMapping?.received(bytes, on: connection >> 2, now: now)
+    } else {
+      waysOut[index].probe?.received(bytes, on: connection >> 2, now: now)
+    }
+    drainSTUN(index, now: now)
   }
 
   package func stunFailed(_ connection: UInt32, now: Instant) {
-    withProbe(connection, now: now) { $0.failed($1, now: now) }
-  }
-
-  private func withProbe(
-    _ connection: UInt32, now: Instant, _ body: (inout NATProbe, UInt32) -> Void
-  ) {
     clock = now
     let index = Int(connection & 1)
-    guard var probe = waysOut[index].probe else { return }
-    body(&probe, connection >> 1)
-    waysOut[index].probe = probe
+    if connection & 2 != 0 {
+      waysOut[index].streamMapping?.failed(connection >> 2, now: now)
+    } else {
+      waysOut[index].probe?.failed(connection >> 2, now: now)
+    }
+    drainSTUN(index, now: now)
+  }
+
+  private func drainSTUN(_ index: Int, now: Instant) {
     drainProbe(index, now: now)
+    drainStreamMapping(index, now: now)
     settle(now: now)
   }
 

@@ -27,7 +27,9 @@ extension Node {
     case .handshake(let handle, let step):
       guard let peer = peer(handle) else { return }
       switch step {
-      case .completed, .answered: peer.handshakeCarrier = carrier
+      case .completed, .answered:
+        if carrier.kind == .tcp { learnStream(carrier, of: peer, now: now) }
+        peer.handshakeCarrier = carrier
       case .repeated, .cookie: break
       }
       drainKeeper(now: now)
@@ -48,7 +50,7 @@ extension Node {
         peer.handshakeCarrier = carrier
         drainKeeper(now: now)
       }
-      if carrier.kind == .tcp { learnCarrier(carrier, of: peer, now: now) }
+      if carrier.kind == .tcp { learnStream(carrier, of: peer, now: now) }
       let isData = type != PathMessage.type
       peer.paths.received(
         from: carrier, bytes: packet.byteCount, carriesData: isData, now: now)

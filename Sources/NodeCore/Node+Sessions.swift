@@ -72,8 +72,10 @@ extension Node {
     peer.nat = punch.nat
     peer.paths.setNAT(local: natFacts, peer: punch.nat)
     keepReflexive(punch.candidates, of: peer, now: now)
-    peer.paths.punch(at: now + .milliseconds(Int64(punch.delayMilliseconds)), now: now)
+    let start = now + .milliseconds(Int64(punch.delayMilliseconds))
+    peer.paths.punch(at: start, now: now)
     addCandidates(punch.candidates, to: peer, now: now)
+    dialStreams(to: peer, at: start, now: now)
     if punch.isNamedInitiator {
       if !punch.initiation.isEmpty { receiveInitiation(punch.initiation, of: peer, now: now) }
     } else if !punch.initiation.isEmpty {
@@ -113,16 +115,11 @@ extension Node {
     keepReflexive(candidates, of: peer, now: now)
     var families = AddressFamilies()
     for candidate in candidates { families.insert(candidate.endpoint.address) }
+    setStreamCandidates(candidates, of: peer, now: now)
     if !candidates.isEmpty { peer.families = families }
     let isOpen = peer.nat.mapping.isStable && peer.nat.filtering == .endpointIndependent
     for candidate in candidates {
-      if candidate.transport == .tcp {
-        if settings.usesTCPCarriers, peer.tcpCarrier == nil {
-          emit(.dialCarrier(peer: peer.name, candidate.endpoint))
-        }
-        continue
-      }
-      if settings.usesTCPCarriers { continue }
+      if candidate.transport == .tcp || settings.usesTCPCarriers { continue }
       guard let socket = candidate.endpoint.address.isV4 ? socketV4 : socketV6 else { continue }
       let kind: CandidateKind =
         switch candidate.kind {
@@ -179,7 +176,9 @@ extension Node {
       if isBlocked {
         blockedCarriers.insert(connection)
       } else if blockedCarriers.remove(connection) != nil {
-        for peer in peers where peer.tcpCarrier?.socket == connection { touch(peer) }
+        for peer in peers where peer.streams.contains(where: { $0.carrier.socket == connection }) {
+          touch(peer)
+        }
       }
       return
     }
@@ -225,44 +224,6 @@ extension Node {
     peer.relayCarrier = nil
     peer.paths.carrierClosed(carrier, now: now)
     touch(peer)
-  }
-
-  // MARK: Direct TCP carriers
-
-  /// A connection we dialled for `name` is open. It points at no third party.
-  package func carrierDialed(
-    _ name: String, connection: UInt32, remote: Endpoint, now: Instant
-  ) {
-    clock = now
-    guard let index = peerNames[name], peers[index].tcpCarrier == nil else { return }
-    openCarrier(.tcp(connection: connection, remote: remote), of: peers[index], now: now)
-    settle(now: now)
-  }
-
-  /// An authentic packet of `peer` came through a TCP connection we accepted.
-  func learnCarrier(_ carrier: Carrier, of peer: Peer, now: Instant) {
-    guard settings.usesTCPCarriers, peer.tcpCarrier == nil else { return }
-    openCarrier(carrier, of: peer, now: now)
-  }
-
-  private func openCarrier(_ carrier: Carrier, of peer: Peer, now: Instant) {
-    peer.tcpCarrier = carrier
-    peer.paths.carrierOpened(carrier, tier: .tcpDirect, now: now)
-    if keeper.canSeal(peer.handle, now: now) {
-      peer.paths.sessionEstablished(through: carrier, now: now)
-    }
-    touch(peer)
-  }
-
-  package func carrierClosed(connection: UInt32, now: Instant) {
-    clock = now
-    blockedCarriers.remove(connection)
-    for peer in peers where peer.tcpCarrier?.socket == connection {
-      if let carrier = peer.tcpCarrier { peer.paths.carrierClosed(carrier, now: now) }
-      peer.tcpCarrier = nil
-      touch(peer)
-    }
-    settle(now: now)
   }
 
   // MARK: What the machines below report
@@ -329,6 +290,7 @@ extension Node {
           roundTrip: roundTrip, now: now)
         if peer.paths.lanesByPreference.count > 1 { keeper.widenWindow(peer.handle) }
         log(.debug, "path-up", "\(peer.name): \(tier.code) through \(carrier)")
+        pathIsUp(carrier, of: peer, now: now)
       case .pathDown(let lane, let reason):
         if peer.mux.hasLane(lane) { peer.mux.removeLane(lane, now: now) }
         closeIdleSockets(of: peer, now: now)
@@ -363,6 +325,7 @@ extension Node {
         peer.meeting = .none
         if peer.paths.isLetGo {
           log(.info, "let-go", "\(peer.name): no traffic; the session rests until there is some")
+          closeStreams(of: peer, now: now)
           continue
         }
         if peer.deadSince == nil { peer.deadSince = now }
@@ -380,10 +343,12 @@ extension Node {
       case .wantsPunch:
         if isOnline, peer.isOnline {
           // Where our NAT has put us must be known before the peer is told.
-          let wait = refreshMappings(isDoubtful: true, now: now) ? PathTunables.mappingWait : .zero
-          meetSoon(peer, at: now + wait)
+          var isAsking = refreshMappings(isDoubtful: true, now: now)
+          if !peer.paths.hasDirectPath, learnStreamMapping(now: now) { isAsking = true }
+          meetSoon(peer, at: now + (isAsking ? PathTunables.mappingWait : .zero))
         } else {
           peer.paths.punch(at: now, now: now)
+          dialStreams(to: peer, at: now, now: now)
         }
       case .wantsSockets(let count, let isV4):
         openSockets(count, isV4: isV4, for: .guess(peer: peer.index))

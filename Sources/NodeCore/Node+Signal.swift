@@ -288,7 +288,8 @@ extension Node {
       os: settings.os, version: settings.version, incarnation: settings.incarnation,
       nat: natFacts, port: settings.port,
       interfaces: localAddresses.prefix(SignalLimits.candidates).map(\.address),
-      candidates: portMappedCandidates + reflexiveCandidates, offers: offers)
+      candidates: portMappedCandidates + reflexiveCandidates + streamHostCandidates
+        + streamReflexiveCandidates, offers: offers)
   }
 
   private var offers: [SignalledOffer] {
@@ -397,7 +398,8 @@ extension Node {
     guard let peer = admit(punch.certificate, now: now) else { return }
     peer.isOnline = true
     refreshMappings(
-      isDoubtful: peer.connectedSince != nil && !peer.paths.hasDirectPath, now: now)
+      isDoubtful: peer.connectedSince != nil && !peer.paths.hasDatagramPath, now: now)
+    if natFacts.isUDPBlocked || punch.nat.isUDPBlocked { learnStreamMapping(now: now) }
     met(peer, punch, now: now)
   }
 
@@ -555,6 +557,8 @@ extension Node {
     guard !peer.isRemoved else { return }
     for socket in peer.guessSockets { closeSocket(socket) }
     peer.guessSockets = []
+    closeStreams(of: peer, now: now)
+    advanceStreams(of: peer, now: now)
     peer.mux.resetAll(code: ResetCode.peerLost, words: "the member was removed")
     drainMux(of: peer, now: now)
     for flow in peer.flows.values.sorted() { endOrphan(flow) }
@@ -600,6 +604,7 @@ extension Node {
     peer.meeting = .asked(now)
     peer.lastAsked = now
     refreshMappings(now: now)
+    if natFacts.isUDPBlocked || peer.nat.isUDPBlocked { learnStreamMapping(now: now) }
     let isAsked = request(
       .connect(
         ConnectRequest(

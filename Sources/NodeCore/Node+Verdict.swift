@@ -11,9 +11,11 @@ extension Node {
   func verdict(on peer: Peer, now: Instant) -> PathVerdict {
     let paths = peer.paths.snapshots
     if let used = paths.first(where: \.isPrimary) {
-      if !used.tier.isRelay { return .direct }
-      if paths.contains(where: { $0.state == .up && !$0.tier.isRelay && !$0.isSuspect }) {
-        return .relayIsFaster
+      if used.tier < .tcpDirect { return .direct }
+      if paths.contains(where: {
+        $0.state == .up && $0.tier < used.tier && $0.tier < .privateRelay && !$0.isSuspect
+      }) {
+        return used.tier.isRelay ? .relayIsFaster : .direct
       }
     }
     if peer.paths.isLetGo || peer.connectedSince == nil && peer.isOnline { return .rests }

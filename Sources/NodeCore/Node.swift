@@ -36,6 +36,8 @@ package struct NodeDrops: Sendable {
   /// A STUN message while nothing was asked.
   package var unexpectedSTUN: UInt64 = 0
   package var badCertificate: UInt64 = 0
+  /// Accepted TCP connections closed: too many, or nothing authentic came.
+  package var strangers: UInt64 = 0
 }
 
 package final class Node {
@@ -83,6 +85,10 @@ package final class Node {
   var hadLeg = false
   /// Direct TCP carriers that take no more for now.
   var blockedCarriers: Set<UInt32> = []
+  /// Accepted connections of nobody known (Node+Streams.swift).
+  var strangers: [UInt32: StrangerStream] = [:]
+  /// Numbers of dialled ones are even; the driver gives accepted ones odd numbers.
+  var lastStream: UInt32 = 1 << 24
   /// Peers the last process had sessions with; initiated to once online.
   var formerPeers: Set<String> = []
 
@@ -181,28 +187,39 @@ package final class Node {
   /// What this node can be reached at, as it tells its peers.
   var localCandidates: [SignalledCandidate] {
     var result: [SignalledCandidate] = []
-    for prefix in localAddresses where result.count < SignalLimits.candidates {
-      let address = prefix.address
+    if !settings.usesTCPCarriers {
+      result = hostAddresses.map {
+        SignalledCandidate(kind: .host, transport: .udp, endpoint: Endpoint($0, settings.port))
+      }
+      result += portMappedCandidates + reflexiveCandidates
+    }
+    result += streamHostCandidates + streamReflexiveCandidates
+    return Array(result.suffix(SignalLimits.candidates))
+  }
+
+  /// Our own addresses that mean something to others.
+  var hostAddresses: [IPAddress] {
+    var result: [IPAddress] = []
+    for address in localAddresses.map(\.address)
+    where result.count < NodeLimits.hostAddresses {
       guard address.isV4 ? socketV4 != nil : socketV6 != nil, !address.isUnspecified,
         !(address.isLinkLocal && !address.isV4)
       else { continue }
       // Loopback means something only to an agent on the same machine.
       if address.isLoopback, !seenAt.address.isLoopback { continue }
-      result.append(
-        SignalledCandidate(
-          kind: .host, transport: settings.usesTCPCarriers ? .tcp : .udp,
-          endpoint: Endpoint(address, settings.port)))
+      result.append(address)
     }
-    if !settings.usesTCPCarriers { result += portMappedCandidates + reflexiveCandidates }
-    return Array(result.suffix(SignalLimits.candidates))
+    return result
   }
 
-  func updateContext(of peer: Peer) {
+  func updateContext(of peer: Peer) { peer.paths.setContext(addressContext(of: peer)) }
+
+  func addressContext(of peer: Peer) -> AddressContext {
     var context = AddressContext()
     context.localPrefixes = localAddresses.filter { !$0.address.isLoopback }
     context.serverSeesUs = seenAt == .none ? nil : seenAt.address
     context.serverSeesPeer = peer.seenAt == .none ? nil : peer.seenAt.address
-    peer.paths.setContext(context)
+    return context
   }
 
   // MARK: Time
@@ -211,6 +228,7 @@ package final class Node {
   package var nextDeadline: Instant {
     var next = min(keeper.nextDeadline, min(nextSignalDeadline, nextOpeningDue))
     next = min(next, min(nextProbeDeadline, min(expiryAt, ownDeadline)))
+    next = min(next, nextStreamDeadline)
     for peer in peers where !peer.isRemoved {
       next = min(next, deadline(of: peer))
     }
@@ -220,6 +238,7 @@ package final class Node {
 
   private func deadline(of peer: Peer) -> Instant {
     var next = min(peer.mux.nextDeadline, peer.paths.nextDeadline)
+    next = min(next, streamDeadline(of: peer))
     if let at = peer.hello.sendAt, peer.connectedSince != nil { next = min(next, at) }
     if let at = peer.evictions.stateAt, peer.isConnected { next = min(next, at) }
     if let at = peer.initiateAt { next = min(next, at) }
@@ -240,6 +259,7 @@ package final class Node {
     keeper.advance(to: now)
     advanceSignal(to: now)
     advanceProbes(now: now)
+    advanceStreams(to: now)
     advanceOpenings(now: now)
     advanceExpiry(to: now)
     advanceOwn(to: now)
@@ -257,6 +277,7 @@ package final class Node {
       peer.paths.advance(to: now)
       touch(peer)
     }
+    advanceStreams(of: peer, now: now)
     if let at = peer.hello.sendAt, at <= now, peer.connectedSince != nil { touch(peer) }
     if let at = peer.meetAt, at <= now {
       peer.meetAt = nil

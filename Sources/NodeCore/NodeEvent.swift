@@ -113,12 +113,16 @@ package enum NodeEvent: Hashable, Sendable {
   case openSockets(first: UInt32, count: Int, isV4: Bool)
   case closeSocket(UInt32)
   /// A TCP connection to a STUN port: then `stunConnected` or `stunFailed`.
-  case dialSTUN(connection: UInt32, Endpoint)
+  case dialSTUN(connection: UInt32, Endpoint, fromListeningPort: Bool)
   case sendSTUN(connection: UInt32, [UInt8])
   case hangUpSTUN(connection: UInt32)
 
-  /// Dial a direct TCP carrier to this peer, then `carrierDialed`.
-  case dialCarrier(peer: String, Endpoint)
+  /// Connect to a peer from the listening port, then `carrierDialed` or
+  /// `carrierClosed`.
+  case dialCarrier(connection: UInt32, Endpoint)
+  /// Close a connection that was dialled or accepted, or give its attempt up, so
+  /// that its ends can be used again at once (a reset); nothing need be told.
+  case closeCarrier(UInt32)
 
   case pong(token: UInt32, roundTrip: TimeAmount, path: String)
   case pingFailed(token: UInt32, words: String)

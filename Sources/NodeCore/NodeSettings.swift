@@ -46,6 +46,8 @@ package enum NodeLimits {
   package static let renewalRetry: TimeAmount = .hours(24)
   package static let helloRetryFloor: TimeAmount = .milliseconds(100)
   package static let requests = 4608
+  /// Own addresses that are told: room for UDP and TCP, and for what routers map.
+  package static let hostAddresses = 14
   /// Sockets of a NAT probe besides the main one.
   package static let probeSockets = 3
   /// A mapping confirmed longer ago than this may have gone: half of the
@@ -75,8 +77,9 @@ package struct NodeSettings: Sendable {
   package var loginCost: LoginCost
   /// Ciphers this node states in its certificate.
   package var ciphers: CipherSet
-  /// Offer and dial direct TCP carriers instead of UDP ones. A test hook until
-  /// the tier itself is built: benchmarks measure the carrier with it.
+  /// The driver listens for TCP on `port`: TCP carriers are offered and dialled.
+  package var listensTCP = false
+  /// No UDP carriers at all. A test hook: benchmarks measure TCP ones with it.
   package var usesTCPCarriers = false
   /// Guess the ports of NATs that map anew for every address.
   package var guessesPorts = true

@@ -73,8 +73,6 @@ extension Node {
       bytesReceived: paths.reduce(0) { $0 &+ $1.bytesReceived },
       since: primary == nil ? nil : peer.paths.primarySince,
       openStreams: peer.mux.openStreamCount, cipher: peer.cipher,
-      whyNotBetter: peer.paths.whyNotBetter(now: now),
-      openStreams: peer.mux.openStreamCount,
       whyNotBetter: peer.paths.whyNotBetterExplained(now: now),
       verdict: verdict(on: peer, now: now), ownNAT: natFacts, peerNAT: peer.nat, paths: paths,
       history: peer.paths.history)

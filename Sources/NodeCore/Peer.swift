@@ -62,7 +62,11 @@ final class Peer {
   var lastSession: UInt64 = 0
   var channel: UInt32 = 0
   var relayCarrier: Carrier?
-  var tcpCarrier: Carrier?
+  /// Its TCP connections, on trial or proven, and attempts at more.
+  var streams: [PeerStream] = []
+  var dialer = StreamDialer()
+  /// Where it listens for TCP, as it says.
+  var streamHosts: [Endpoint] = []
   /// Its NAT, as it says.
   var nat = NATFacts.unknown
   /// Families of the addresses it has named; nil before it has.
@@ -151,6 +155,10 @@ final class Peer {
     self.paths = paths
     self.localIncarnation = localIncarnation
   }
+
+  /// Of several TCP connections this end says which one lives: it has the smaller
+  /// static key.
+  var decidesStreams: Bool { role == .odd }
 
   /// A path is up: data can flow.
   var isConnected: Bool { paths.primary != nil }

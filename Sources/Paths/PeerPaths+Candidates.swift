@@ -298,7 +298,7 @@ extension PeerPaths {
         lane: lane, carrier: records[i].carrier, tier: records[i].tier,
         maximumPacket: records[i].maximumPacket))
     records[i].lastSent = now
-    if !records[i].tier.isRelay { punched(now: now) }
+    if records[i].isDatagram { punched(now: now) }
     confirmGap(i, now: now)
   }
 
@@ -325,7 +325,7 @@ extension PeerPaths {
     lanes[Int(lane)].lastUsed = now
     laneRecords[Int(lane)] = -1
     emit(.pathDown(lane: lane, reason: reason))
-    if !records[i].tier.isRelay, reason != .letGo, hasSession, !hasDirectPath {
+    if !records[i].tier.isRelay, reason != .letGo, hasSession, !hasDatagramPath {
       punchAgainAt = now
     }
     if !records.contains(where: \.isUp) {

@@ -41,6 +41,16 @@ extension PeerPaths {
   /// A path without a relay is up.
   package var hasDirectPath: Bool { records.contains { $0.isUp && !$0.tier.isRelay } }
 
+  /// One of datagrams: there is nothing better to look for.
+  package var hasDatagramPath: Bool { records.contains { $0.isUp && $0.isDatagram } }
+
+  /// Something came through a carrier that is up, not long ago.
+  package func hasHeard(_ carrier: Carrier, within span: TimeAmount, now: Instant) -> Bool {
+    records.contains {
+      $0.carrier.isSame(as: carrier) && $0.isUp && !$0.isSuspect && now - $0.lastHeard <= span
+    }
+  }
+
   package var isGuessing: Bool { guess != nil }
 
   /// An agreed start is so recent that its answers may still come.
@@ -91,7 +101,7 @@ extension PeerPaths {
     let last = punchStart
     punchStart = min(max(start, now), now + PathTunables.startHorizon)
     if punchStart - last >= PathTunables.punchSpan { seriesStart = punchStart }
-    punchAgainAt = hasDirectPath ? .distantFuture : punchStart + nextPunchWait
+    punchAgainAt = hasDatagramPath ? .distantFuture : punchStart + nextPunchWait
     note(.punchStarted, .udp(socket: 0, remote: .none), lane: nil, Int64(punchTries), 0, now)
     for i in records.indices where !records[i].isUp && records[i].isDatagram {
       begin(i, now: now)
@@ -115,7 +125,7 @@ extension PeerPaths {
         }
       }
       if records[i].isBehindNAT { records[i].earliestPing = start + PathTunables.openerLead }
-      if hasSession, !hasDirectPath { planGuess(i, now: now) }
+      if hasSession, !hasDatagramPath { planGuess(i, now: now) }
     }
     startRound(i, now: now)
   }

@@ -159,7 +159,7 @@ extension PeerPaths {
   /// Traffic after a long pause: holes may have closed meanwhile. Ask all.
   mutating func awaken(now: Instant) {
     isLetGo = false
-    if hasSession, !hasDirectPath { punchAgainAt = now }
+    if hasSession, !hasDatagramPath { punchAgainAt = now }
     for i in records.indices {
       if records[i].isUp {
         if records[i].unanswered == 0, now - records[i].lastHeard > .seconds(1) {

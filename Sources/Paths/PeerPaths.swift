@@ -116,7 +116,7 @@ package struct PeerPaths: Sendable {
     if isNew {
       lastActivity = now
       isLetGo = false
-      if !hasDirectPath { punchAgainAt = min(punchAgainAt, now + PathTunables.roundWaits[0]) }
+      if !hasDatagramPath { punchAgainAt = min(punchAgainAt, now + PathTunables.roundWaits[0]) }
       for i in records.indices where !records[i].isUp {
         startRound(i, now: now)
         planGuess(i, now: now)

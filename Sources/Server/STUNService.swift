@@ -39,6 +39,8 @@ final class STUNService {
   private var perSource: [IPAddress: Int] = [:]
   private var lastNumber: UInt32 = 0
   private var isClosed = false
+  /// Told the source of each question that was answered over TCP.
+  var onStreamSource: ((Endpoint) -> Void)?
 
   init(
     _ loop: EventLoop, options: ServerOptions, log: ServerLog, random: SeededRandom
@@ -210,8 +212,12 @@ final class STUNService {
   }
 
   fileprivate func answer(_ bytes: RawSpan, to connection: STUNConnection) -> [UInt8]? {
-    responder.receive(
-      bytes, from: connection.remote, at: connection.local, over: .tcp, now: loop.now)?.bytes
+    guard
+      let answer = responder.receive(
+        bytes, from: connection.remote, at: connection.local, over: .tcp, now: loop.now)
+    else { return nil }
+    onStreamSource?(connection.remote)
+    return answer.bytes
   }
 
   fileprivate func ended(_ connection: STUNConnection) {

@@ -106,6 +106,10 @@ package final class ServerRuntime {
     try listen()
     stun = try STUNService(
       loop, options: options, log: log, random: SeededRandom(seed: self.random.bytes(32)))
+    stun?.onStreamSource = { source in
+      guard let me else { return }
+      me.core.streamSeen(from: source, now: me.loop.now)
+    }
     do throws(SystemError) {
       control = try ControlSocket(loop, path: directory + "/control.sock") { words in
         me?.control(words) ?? "stopping"

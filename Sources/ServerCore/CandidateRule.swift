@@ -14,6 +14,8 @@ package struct CandidateFacts: Hashable, Sendable {
   package var seenAt: IPAddress
   package var interfaces: [IPAddress]
   package var port: UInt16
+  /// TCP ports at which somebody at that address was seen in the last minute.
+  package var streamPorts: [UInt16] = []
 
   package init(seenAt: IPAddress, interfaces: [IPAddress], port: UInt16) {
     self.seenAt = seenAt
@@ -41,7 +43,9 @@ package enum CandidateRule {
     // Without a zone a link-local address names nothing.
     guard !address.isLinkLocal else { return false }
     if candidate.transport == .tcp {
-      guard port == owner.port, port >= 1_024 || port == 443 else { return false }
+      guard port >= 1_024 || port == 443 else { return false }
+      let isSeen = address == owner.seenAt && owner.streamPorts.contains(port)
+      guard port == owner.port || isSeen else { return false }
     }
     if address.isLoopback { return owner.seenAt.isLoopback && receiver.seenAt.isLoopback }
     guard address.isPrivate else { return true }

@@ -87,10 +87,11 @@ extension CoordinationServer {
       statistics.crossings += 1
       meeting.candidates[1] = connect.candidates
       meeting.nats[1] = connect.nat
-      punch(meeting, side: 1, request: request)
+      punch(meeting, side: 1, request: request, now: now)
       if let other = meeting.initiator.connection {
         send(
-          .candidates(session: meeting.session, candidates(of: meeting, for: 0)), to: other)
+          .candidates(session: meeting.session, candidates(of: meeting, for: 0, now: now)),
+          to: other)
       }
       return true
     }
@@ -167,8 +168,8 @@ extension CoordinationServer {
     for side in 0..<2 {
       meeting.told[side] = meeting.member(side).connection?.id
       let requests = meeting.requests.filter { $0.side == side }
-      if requests.isEmpty { punch(meeting, side: side, request: 0) }
-      for entry in requests { punch(meeting, side: side, request: entry.request) }
+      if requests.isEmpty { punch(meeting, side: side, request: 0, now: now) }
+      for entry in requests { punch(meeting, side: side, request: entry.request, now: now) }
     }
     meeting.requests = []
   }
@@ -200,7 +201,7 @@ extension CoordinationServer {
     router.close(channel.id, now: now)
   }
 
-  private func punch(_ meeting: Meeting, side: Int, request: UInt32) {
+  private func punch(_ meeting: Meeting, side: Int, request: UInt32, now: Instant) {
     let peer = meeting.member(1 - side)
     guard let connection = meeting.member(side).connection else { return }
     let number = meeting.channel.map { side == 0 ? $0.numberA : $0.numberB } ?? 0
@@ -208,7 +209,8 @@ extension CoordinationServer {
       .punchStart(
         PunchStart(
           session: meeting.session, channel: number, certificate: peer.certificateBytes,
-          incarnation: peer.report.incarnation, candidates: candidates(of: meeting, for: side),
+          incarnation: peer.report.incarnation,
+          candidates: candidates(of: meeting, for: side, now: now),
           nat: meeting.nats[1 - side], delayMilliseconds: delay(meeting, side: side),
           isNamedInitiator: side == 0, initiation: side == 1 ? meeting.initiation : [])),
       request: request, to: connection)
@@ -224,7 +226,7 @@ extension CoordinationServer {
 
   func forwardCandidates(
     _ candidates: [SignalledCandidate], session: UInt64, _ request: UInt32,
-    _ connection: ServerConnection, _ member: ServerMember
+    _ connection: ServerConnection, _ member: ServerMember, now: Instant
   ) {
     guard let meeting = meetingOfSession[session], let side = meeting.side(of: member) else {
       refuse(.peerUnknown, "no such meeting", request, connection)
@@ -238,20 +240,25 @@ extension CoordinationServer {
     }
     if case .started = meeting.state {
       send(
-        .candidates(session: session, self.candidates(of: meeting, for: 1 - side)), to: target)
+        .candidates(session: session, self.candidates(of: meeting, for: 1 - side, now: now)),
+        to: target)
     }
     done(request, connection)
   }
 
   /// What `side` may try: what the peer said and what the server knows of it.
-  private func candidates(of meeting: Meeting, for side: Int) -> [SignalledCandidate] {
+  private func candidates(
+    of meeting: Meeting, for side: Int, now: Instant
+  ) -> [SignalledCandidate] {
     let peer = meeting.member(1 - side)
     let receiver = meeting.member(side)
+    var owner = peer.facts
+    owner.streamPorts = streamSources.ports(of: owner.seenAt, now: now)
     var result: [SignalledCandidate] = []
     for candidate in meeting.candidates[1 - side]
       + knownCandidates(peer)
     where !result.contains(candidate) && result.count < SignalLimits.candidates {
-      if CandidateRule.allows(candidate, of: peer.facts, to: receiver.facts) {
+      if CandidateRule.allows(candidate, of: owner, to: receiver.facts) {
         result.append(candidate)
       } else {
         statistics.candidatesFiltered += 1

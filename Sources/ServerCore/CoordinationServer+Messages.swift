@@ -59,7 +59,7 @@ extension CoordinationServer {
     case .connect(let connect):
       self.connect(connect, request: request, connection, member, now: now)
     case .candidates(let session, let candidates):
-      forwardCandidates(candidates, session: session, request, connection, member)
+      forwardCandidates(candidates, session: session, request, connection, member, now: now)
     case .offers(let offers):
       if member.report.offers != offers {
         member.report.offers = offers

@@ -52,6 +52,9 @@ package final class CoordinationServer {
   /// Clients that are relays.
   var directory: RelayDirectory
 
+  /// Where TCP of nodes was seen to come from.
+  var streamSources = StreamSources()
+
   var effects: [ServerEffect] = []
   var effectPosition = 0
   var sweepDeadline = Instant.distantFuture
@@ -122,6 +125,12 @@ package final class CoordinationServer {
           mesh: mesh.name, members: meshes[index].members.count, newAuthority: isNew[index]))
     }
     for kind in loaded.bad { log(.badRecord(kind: kind)) }
+  }
+
+  /// A STUN question came over TCP: its source may be told to peers as a
+  /// candidate of a node at that address, for a minute.
+  package func streamSeen(from source: Endpoint, now: Instant) {
+    streamSources.note(source, now: now)
   }
 
   // MARK: Clock

@@ -36,11 +36,16 @@ package struct GridResult: Sendable {
 
   package var isAsExpected: Bool {
     guard let nearTier, let farTier, violations.isEmpty else { return false }
-    return cell.expected.isDirect == Self.isDirect(nearTier)
-      && cell.expected.isDirect == Self.isDirect(farTier)
+    return Self.fits(nearTier, cell.expected) && Self.fits(farTier, cell.expected)
   }
 
-  static func isDirect(_ tier: String) -> Bool { tier.hasPrefix("udp") }
+  static func fits(_ tier: String, _ road: ExpectedRoad) -> Bool {
+    switch road {
+    case .direct, .punched, .guessed: tier.hasPrefix("udp-")
+    case .tcpDirect, .tcpPunched: tier.hasPrefix("tcp-")
+    case .relayed: tier.hasSuffix("-relay")
+    }
+  }
 
   package var words: String {
     "seed \(cell.seed): \(cell.near.name) → \(cell.far.name) should be \(cell.expected.rawValue), is \(nearTier ?? "not connected") and \(farTier ?? "not connected") \(violations)"
@@ -52,7 +57,8 @@ extension GridCell {
   static let settled = TimeAmount.seconds(16)
   /// A road is there by then, or there is none.
   static let patience: [ExpectedRoad: TimeAmount] = [
-    .direct: .seconds(15), .punched: .seconds(15), .guessed: .seconds(45), .relayed: .seconds(20),
+    .direct: .seconds(15), .punched: .seconds(15), .guessed: .seconds(45),
+    .tcpDirect: .seconds(15), .tcpPunched: .seconds(15), .relayed: .seconds(20),
   ]
 
   package func run(print: ((String) -> Void)? = nil) -> GridResult {
@@ -82,7 +88,7 @@ extension GridCell {
     let patience = Self.patience[expected] ?? .seconds(45)
     world.run(for: patience, checkEvery: .milliseconds(5)) { world in
       let isDirect = [one.tier(to: other), other.tier(to: one)].allSatisfy {
-        $0.map(GridResult.isDirect) == true
+        $0.map { expected.isDirect && GridResult.fits($0, expected) } == true
       }
       if isDirect, result.direct == nil { result.direct = world.now - began }
       return isDirect

@@ -142,6 +142,8 @@ extension World {
       for node in nodesBehind(site) { breakConnections(ofNode: node) }
     }
     site.box.reboot(address: address)
+    site.streamBox.reboot(address: address)
+    for node in nodesBehind(site) { breakStreams(ofNode: node) }
     guard outage > .zero else { return }
     setDown(site, true)
     after(outage) { $0.setDown(site, false) }
@@ -151,6 +153,8 @@ extension World {
   package func rebind(_ site: Site) {
     note("router \(site.number) rebinds")
     site.box.rebind(now: now)
+    site.streamBox.rebind(now: now)
+    for node in nodesBehind(site) { breakStreams(ofNode: node) }
   }
 
   /// The line of a home breaks or is mended, for datagrams and connections.

@@ -42,8 +42,8 @@ struct Datagram {
   var bytes: [UInt8]
   var from: Int
   /// As the sender wrote them.
-  var origin = Endpoint.none
-  var target = Endpoint.none
+  let origin: Endpoint
+  let target: Endpoint
   /// Names it in the world; a hostile copy has that of its original.
   var name: UInt64 = 0
   /// Number on its link.
@@ -51,8 +51,19 @@ struct Datagram {
   /// Routers it may still pass, and those it has passed (`Routing`).
   var timeToLive: UInt8 = Routing.usualTimeToLive
   var routers: UInt8 = 0
+  /// Of TCP, without data; nil: a datagram.
+  var segment: StreamSegment?
   /// The site in which its destination means something; nil: the internet.
   var place: Int?
+
+  init(source: Endpoint, destination: Endpoint, bytes: [UInt8], from: Int) {
+    self.source = source
+    self.destination = destination
+    self.bytes = bytes
+    self.from = from
+    origin = source
+    target = destination
+  }
 
   /// Enough of the (sealed, so random) bytes to tell packets apart.
   var fingerprint: UInt64 {

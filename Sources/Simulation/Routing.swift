@@ -7,6 +7,7 @@
 
 #if canImport(Bytes)
   package import Bytes
+  internal import NAT
 #endif
 
 package enum Routing {
@@ -25,18 +26,31 @@ package enum Routing {
   }
 }
 
+extension Site {
+  fileprivate func outgoing(_ datagram: Datagram, now: Instant) -> NATVerdict {
+    datagram.segment == nil
+      ? box.outgoing(source: datagram.source, destination: datagram.destination, now: now)
+      : streamBox.outgoing(source: datagram.source, destination: datagram.destination, now: now)
+  }
+
+  fileprivate func incoming(_ datagram: Datagram, now: Instant) -> NATVerdict {
+    datagram.segment == nil
+      ? box.incoming(source: datagram.source, destination: datagram.destination, now: now)
+      : streamBox.incoming(source: datagram.source, destination: datagram.destination, now: now)
+  }
+}
+
 extension World {
   /// Puts a datagram on the wire.
   /// - Parameter timeToLive: 0: the usual.
   func transmit(
     _ source: Endpoint, _ destination: Endpoint, _ bytes: [UInt8], from: Int,
-    timeToLive: UInt8 = 0
+    timeToLive: UInt8 = 0, segment: StreamSegment? = nil
   ) {
     statistics.packets += 1
     var datagram = Datagram(source: source, destination: destination, bytes: bytes, from: from)
-    datagram.origin = source
-    datagram.target = destination
     datagram.name = statistics.packets
+    datagram.segment = segment
     if timeToLive > 0 { datagram.timeToLive = timeToLive }
     guard let to = leave(&datagram) else {
       statistics.lost += 1
@@ -112,9 +126,8 @@ extension World {
         tellExpired(datagram, at: site.isSilent ? nil : site.insideAddress(seenBy: datagram.source))
         return nil
       }
-      switch site.box.outgoing(
-        source: datagram.source, destination: datagram.destination, now: now)
-      {
+      if datagram.segment != nil, !site.lets(datagram.destination) { return nil }
+      switch site.outgoing(datagram, now: now) {
       case .outside(let source, let destination):
         datagram.source = source
         datagram.destination = destination
@@ -132,7 +145,7 @@ extension World {
     }
     datagram.place = place?.number
     if place == nil {
-      attacker.overhears(datagram, random: &random)
+      if datagram.segment == nil { attacker.overhears(datagram, random: &random) }
       for router in 0..<Int(Routing.coreRouters) {
         guard passesRouter(&datagram) else {
           let isV4 = datagram.destination.address.isV4
@@ -190,6 +203,10 @@ extension World {
     case Network.server: server.received(datagram)
     case Network.plain...: plainHosts[to - Network.plain].received.append(datagram.asReceived(now))
     default:
+      if let segment = datagram.segment {
+        nodes[to].arrived(segment, datagram)
+        return
+      }
       attacker.reaches(to, datagram)
       nodes[to].arrived(datagram)
     }
@@ -206,10 +223,16 @@ extension World {
         guard !site.isDown else { return nil }
         // A router looks at the addresses first and at the time to live when
         // it forwards: a packet that ends here may still have left its mark.
-        let verdict = site.box.incoming(
-          source: datagram.source, destination: datagram.destination, now: now)
+        let verdict = site.incoming(datagram, now: now)
         guard case .inside(let source, let destination) = verdict else {
           statistics.blocked += 1
+          // A router that listens to strangers answers them: nobody is there.
+          if case .syn(let number) = datagram.segment, site.kind.isOpen {
+            let from = datagram.from
+            after(.milliseconds(20)) {
+              $0.nodes[from].streamFailed(number)
+            }
+          }
           return nil
         }
         guard passesRouter(&datagram) else { return nil }

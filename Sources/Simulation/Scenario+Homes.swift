@@ -139,7 +139,7 @@ extension Scenario {
     guard settings.homes else { return true }
     switch expectedRoad(a, b) {
     case .direct, .punched: return true
-    case .guessed, .relayed: return false
+    case .guessed, .tcpDirect, .tcpPunched, .relayed: return false
     }
   }
 
@@ -173,7 +173,7 @@ extension Scenario {
           roads.direct += 1
         case .guessed:
           roads.guessed += 1
-        case .relayed:
+        case .tcpDirect, .tcpPunched, .relayed:
           roads.relayed += 1
           if isDirect(a, b) { roads.lucky += 1 }
         }

@@ -78,7 +78,11 @@ extension SimulatedNode {
 
   func sendSTUN(_ connection: UInt32, _ bytes: [UInt8]) {
     guard let endpoint = stunStreams[connection], let seenAddress else { return }
-    let source = Endpoint(seenAddress, .random(in: Self.ephemeralPorts, using: &world.random))
+    var source = Endpoint(seenAddress, .random(in: Self.ephemeralPorts, using: &world.random))
+    if stunFromListening.contains(connection) {
+      guard let seen = world.streamSource(of: self, port: port, to: endpoint) else { return }
+      source = seen
+    }
     guard let answer = world.server.answerStream(bytes, from: source, at: endpoint.port) else {
       return
     }

@@ -54,8 +54,14 @@ package final class SimulatedNode {
   /// Flow → conversation and side.
   var flows: [FlowID: (number: Int, isNear: Bool)] = [:]
   var watch = WireWatch()
-  /// STUN connections and the endpoints they are for.
+  /// STUN connections and the endpoints they are for, those from the listening
+  /// port apart.
   var stunStreams: [UInt32: Endpoint] = [:]
+  var stunFromListening: Set<UInt32> = []
+  /// TCP to other nodes: asked for, and open (`StreamLink`), by number.
+  var streamAttempts: [UInt32: StreamAttempt] = [:]
+  var streamLinks: [UInt32: UInt64] = [:]
+  var lastAccepted: UInt32 = 1 << 24 | 1
 
   /// Routers that told of datagrams that died there, the first ones, for tests.
   package private(set) var deaths: [(destination: Endpoint, router: IPAddress)] = []
@@ -93,11 +99,13 @@ package final class SimulatedNode {
       loginCost: .cheap)
     // Some machines have instructions for AES.
     if key.publicKey[0] & 3 != 0 { settings.ciphers.insert(.aes256GCM) }
+    settings.listensTCP = true
     mutations.apply(to: &settings)
     node = Node(settings: settings, records: disk, now: world.now)
     watch.restart()
     sockets.removeAll()
     stunStreams.removeAll()
+    stunFromListening.removeAll()
     setNetwork()
     setSTUNServers()
     connectSignal()
@@ -129,6 +137,7 @@ package final class SimulatedNode {
       }
     }
     uplink = UplinkState()
+    endStreams(silently: silently)
   }
 
   /// The machine sleeps: nothing runs, time goes on.
@@ -168,7 +177,10 @@ package final class SimulatedNode {
     world.network.detach(host: index, addresses: addresses)
     world.network.attach(host: index, addresses: new, to: site)
     let isStranded = addresses.first.map { gone.contains($0) } ?? false
-    if isStranded || isElsewhere { world.breakConnections(ofNode: index) }
+    if isStranded || isElsewhere {
+      world.breakConnections(ofNode: index)
+      world.breakStreams(ofNode: index)
+    }
     addresses = new
     guard node != nil else { return }
     world.after(.milliseconds(20)) { world in
@@ -328,7 +340,7 @@ package final class SimulatedNode {
       case .relay:
         sendRelayed(segment.carrier, bytes)
       case .tcp:
-        world.violation("\(name): sends on a TCP carrier that cannot exist")
+        sendStream(segment.carrier.socket, bytes)
       }
     }
     batch.removeAll()
@@ -366,13 +378,19 @@ package final class SimulatedNode {
       openSockets(first: first, count: count)
     case .closeSocket(let number):
       closeSocket(number: number)
-    case .dialSTUN(let connection, let endpoint):
+    case .dialSTUN(let connection, let endpoint, let fromListeningPort):
+      if fromListeningPort { stunFromListening.insert(connection) }
       dialSTUN(connection, endpoint)
     case .sendSTUN(let connection, let bytes):
       sendSTUN(connection, bytes)
     case .hangUpSTUN(let connection):
       stunStreams[connection] = nil
-    case .dialCarrier, .pong, .pingFailed:
+      stunFromListening.remove(connection)
+    case .dialCarrier(let number, let endpoint):
+      dialCarrier(number, endpoint)
+    case .closeCarrier(let number):
+      closeCarrier(number)
+    case .pong, .pingFailed:
       break
     case .store(let record):
       store(record)

@@ -154,7 +154,8 @@ package final class SimulatedServer {
 
   /// A STUN request on a connection of `source`'s; nil: no answer.
   func answerStream(_ bytes: [UInt8], from source: Endpoint, at port: UInt16) -> [UInt8]? {
-    guard core != nil else { return nil }
+    guard let core else { return nil }
+    core.streamSeen(from: source, now: world.now)
     return responder.receive(
       bytes.span.bytes, from: source, at: Endpoint(Self.endpoint.address, port), over: .tcp,
       now: world.now)?.bytes

@@ -26,6 +26,8 @@ package final class Site {
   package let subnet: IPAddress
   package let prefix: Int
   package var box: NATBox
+  /// The same router's table of connections.
+  package var streamBox: NATBox
   /// The router is off: nothing passes, either way.
   package var isDown = false
   /// It says nothing of packets whose time to live is over there.
@@ -43,9 +45,16 @@ package final class Site {
     self.subnet = subnet
     self.prefix = prefix
     self.box = box
+    streamBox = NATBox(
+      kind: box.kind.forConnections, address: box.address,
+      seed: UInt64(number) &* 0x9e37_79b9_7f4a_7c15)
+    streamBox.timers = .connections
   }
 
   package var kind: NATKind { box.kind }
+
+  /// Whether a connection to that port is let out.
+  func lets(_ remote: Endpoint) -> Bool { kind.tcpPorts?.contains(remote.port) ?? true }
 
   /// An IPv4 address nobody here ever had.
   package func freshAddress() -> IPAddress {

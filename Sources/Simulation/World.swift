@@ -93,6 +93,9 @@ package final class World {
   private var queue = EventQueue<WorldEvent>()
   private var hash: UInt64 = 0xcbf2_9ce4_8422_2325
   var pipes: [UInt32: Pipe] = [:]
+  /// TCP between nodes.
+  var streamLinks: [UInt64: StreamLink] = [:]
+  var lastStreamLink: UInt64 = 0
   var lastPipe: UInt32 = 100
   /// Shared by all: nobody drains inside another's drain.
   let batch = TransmitBatch(capacity: 256 * 1024)

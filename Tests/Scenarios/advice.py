@@ -48,8 +48,8 @@ def settle(lab):
     return talk(lab, "a")
 
 
-def says(lab, verdict, advice, name="a", other="b", within=25):
-    """Relayed at both ends, and this end knows why and what to do."""
+def says(lab, verdict, advice, name="a", other="b", within=25, tier="server-relay"):
+    """Not on the best road at either end, and this end knows why and what to do."""
     started = time.monotonic()
     last = {}
 
@@ -62,9 +62,10 @@ def says(lab, verdict, advice, name="a", other="b", within=25):
     except Failure:
         raise Failure(f"why says {last.get('verdict')} / {last.get('advice')}, "
                       f"not {verdict} / {advice}") from None
-    tiers = lab.tiers("a", "b")
-    if tiers != ["server-relay", "server-relay"]:
-        raise Failure(f"on {' and '.join(tiers)}")
+    try:
+        wait_for(tier, lambda: lab.tiers("a", "b") == [tier, tier], within)
+    except Failure:
+        raise Failure(f"on {' and '.join(lab.tiers('a', 'b'))}, not {tier}") from None
     return f"{verdict}, {advice} after {time.monotonic() - started:.1f} s"
 
 
@@ -135,9 +136,11 @@ def allow_udp(report):
     with Homes(BLOCKED, "advice") as lab:
         streams = []
         report.step("UDP is blocked: why advises to let it out", lambda: (
-            streams.append(settle(lab)), says(lab, "udp-blocked-here", "allow-udp-here"))[1])
+            streams.append(settle(lab)),
+            says(lab, "udp-blocked-here", "allow-udp-here", tier="tcp-punch"))[1])
         report.step("and the other end knows on which side",
-                    lambda: says(lab, "udp-blocked-there", "allow-udp-there", "b", "a"))
+                    lambda: says(
+                        lab, "udp-blocked-there", "allow-udp-there", "b", "a", tier="tcp-punch"))
 
         def let_out():
             rules = lab.rules(BLOCKED.replace("udp-blocked", "port-restricted"), "router-left")

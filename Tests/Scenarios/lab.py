@@ -12,6 +12,7 @@ import time
 from harness import BIN, Failure, Report, wait_for
 
 CELLS = [
+    "udp-blocked,public", "udp-blocked,udp-blocked",
     "public,port-restricted", "port-restricted,port-restricted",
     "symmetric-random,address-restricted", "symmetric-random,symmetric-random",
     "tcp-443-only,full-cone", "ipv6-only,ipv6-only", "same-lan",

@@ -58,7 +58,7 @@ private func percentile(_ share: Double, of values: [TimeAmount]) -> Double {
   let wrong = results.filter { !$0.isAsExpected }
   for result in wrong { Issue.record("\(result.words)") }
   var words: [String] = []
-  for road in [ExpectedRoad.direct, .punched, .guessed, .relayed] {
+  for road in [ExpectedRoad.direct, .punched, .guessed, .tcpDirect, .tcpPunched, .relayed] {
     let all = results.filter { $0.cell.expected == road }
     let times = all.compactMap(\.direct)
     let good = all.count { $0.isAsExpected }

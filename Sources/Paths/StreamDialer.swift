@@ -1,0 +1,255 @@
+/// When a node dials TCP to one peer, and where: after UDP has had its chance,
+/// in an agreed order where NATs stand between, a few times and no more. A plain
+/// value per peer; it opens nothing itself and never dials what
+/// `CandidateRules.tcpRefusal` refuses (its owner checks before it names a
+/// candidate). DESIGN §2 "TCP: simultaneous open from the port STUN saw";
+/// docs/protocol/punching.md "TCP".
+///
+/// ```
+///   waiting ──start──► dialling ──opened──► over (the owner has it)
+///      ▲                  │ refused, silent
+///      └── three times ───┴───────────────► over (until the next start)
+/// ```
+///
+/// Through NATs an attempt is one connection that goes on being asked for, for
+/// two minutes if need be and through any number of starts: what opened our NAT
+/// is followed there by its numbers, and another connection of the same ends
+/// would not fit the hole that the first has made.
+
+#if canImport(Bytes)
+  package import Bytes
+#endif
+
+/// An endpoint of the peer at which a TCP connection may be tried.
+package struct StreamCandidate: Hashable, Sendable {
+  package var endpoint: Endpoint
+  package var kind: CandidateKind
+  /// `.tcpDirect` or `.tcpPunch`.
+  package var tier: Tier
+
+  package init(endpoint: Endpoint, kind: CandidateKind, tier: Tier) {
+    self.endpoint = endpoint
+    self.kind = kind
+    self.tier = tier
+  }
+}
+
+/// What the dialer wants done.
+package enum StreamDialAction: Hashable, Sendable {
+  /// Connect from the listening port. `opened` or `failed` with the number
+  /// follows, unless it is cancelled before.
+  case dial(number: UInt32, Endpoint)
+  /// Give the attempt up; nothing need be told about it.
+  case cancel(number: UInt32)
+  /// A NAT of ours has to be passed: find out where TCP leaves it.
+  case learnMapping
+}
+
+package enum StreamLimits {
+  /// Endpoints of one peer that are dialled.
+  package static let candidates = 8
+  /// Attempts at one endpoint after one agreed start; through NATs it is one.
+  package static let attempts = 3
+  /// What one SYN counts in the probe budget: IP and TCP heads, options.
+  package static let synBytes = 60
+  /// SYNs of one attempt in ten seconds: the kernel repeats the first one after
+  /// 1, 3, 7 s.
+  package static let syns = 2
+  package static let punchSyns = 4
+}
+
+package enum StreamTunables {
+  /// UDP gets so long from the agreed start before TCP is tried.
+  package static let datagramsFirst = TimeAmount.milliseconds(400)
+  /// Through NATs one end goes first: its connection opens its own NAT and ends
+  /// at the other's, and the second's comes in through the hole. No opener with a
+  /// short life can do that as for datagrams: routers follow the numbers of a
+  /// connection by its numbers.
+  package static let secondEnd = TimeAmount.milliseconds(150)
+  /// An attempt without an answer ends after this: the kernel has repeated it once.
+  package static let attemptTime = TimeAmount.milliseconds(2_500)
+  /// The same through NATs: as long as Linux repeats a SYN (tcp_syn_retries) and
+  /// its routers remember it (nf_conntrack_tcp_timeout_syn_sent).
+  package static let punchTime = TimeAmount.seconds(125)
+  /// Between two attempts at one endpoint.
+  package static let pause = TimeAmount.milliseconds(400)
+  /// A connection that nothing authentic answers on is closed: where both ends
+  /// have one, the one of the deciding end lives.
+  package static let trialTime = TimeAmount.seconds(4)
+  /// A TCP path is closed when a UDP one has been used for so long: the relay is
+  /// warm anyway, and one connection less is one less for routers to remember.
+  package static let rest = TimeAmount.seconds(60)
+}
+
+package struct StreamDialer: Sendable {
+  private enum State: Hashable {
+    case waiting
+    case dialling(UInt32)
+    case over
+  }
+  private struct Entry {
+    var candidate: StreamCandidate
+    var state = State.over
+    var attempts = 0
+    var next = Instant.distantFuture
+    /// Its SYNs are taken from the budget.
+    var isPaid = false
+
+    var isPunch: Bool { candidate.tier == .tcpPunch }
+  }
+
+  private var entries: [Entry] = []
+  private var cancels: [UInt32] = []
+  private var wantsMapping = false
+  private var start = Instant.distantPast
+  private var isStopped = true
+  private var isSecond = false
+
+  package init() {}
+
+  /// Something is tried, or will be.
+  package var isDialling: Bool { !isStopped && entries.contains { $0.state != .over } }
+
+  /// All endpoints of the peer, best first. New ones join the round that runs,
+  /// unless both ends have to begin together: then they wait for the next.
+  package mutating func setCandidates(_ candidates: [StreamCandidate], now: Instant) {
+    for i in entries.indices.reversed()
+    where !candidates.contains(where: { $0.endpoint == entries[i].candidate.endpoint }) {
+      // A connection that is being asked for may still be met half-way.
+      if case .dialling = entries[i].state { continue }
+      entries.remove(at: i)
+    }
+    for candidate in candidates {
+      if let i = entries.firstIndex(where: { $0.candidate.endpoint == candidate.endpoint }) {
+        entries[i].candidate = candidate
+        continue
+      }
+      guard entries.count < StreamLimits.candidates else { break }
+      var entry = Entry(candidate: candidate)
+      if !isStopped, now - start < PathTunables.punchSpan,
+        now < start || candidate.tier == .tcpDirect
+      {
+        entry.state = .waiting
+        entry.next = max(now, due(candidate))
+      }
+      entries.append(entry)
+    }
+  }
+
+  /// Both ends begin at `agreed`.
+  /// - Parameters:
+  ///   - isUrgent: UDP is known to be of no use between the two.
+  ///   - isSecond: through NATs the other end goes first.
+  package mutating func begin(
+    at agreed: Instant, isUrgent: Bool, isSecond: Bool, budget: inout ProbeBudget, now: Instant
+  ) {
+    start = max(agreed, now) + (isUrgent ? .zero : StreamTunables.datagramsFirst)
+    isStopped = false
+    wantsMapping = true
+    self.isSecond = isSecond
+    for i in entries.indices {
+      if case .dialling = entries[i].state, entries[i].isPunch { continue }
+      abandon(i)
+      entries[i].attempts = 0
+      entries[i].state = .waiting
+      entries[i].next = due(entries[i].candidate)
+      // Or the datagrams of this start would leave nothing: a connection that is
+      // asked for too late has missed the other end's.
+      if entries[i].isPunch { _ = take(i, budget: &budget, now: now) }
+    }
+  }
+
+  /// A path is there, or nobody wants one any more.
+  package mutating func stop() {
+    isStopped = true
+    wantsMapping = false
+    for i in entries.indices { abandon(i) }
+  }
+
+  package var nextDeadline: Instant {
+    guard cancels.isEmpty else { return .distantPast }
+    guard !isStopped else { return .distantFuture }
+    var next = wantsMapping ? start : Instant.distantFuture
+    for entry in entries where entry.state != .over { next = min(next, entry.next) }
+    return next
+  }
+
+  /// What is due now, or nil. `lastNumber` counts connections of the whole node.
+  package mutating func poll(
+    lastNumber: inout UInt32, budget: inout ProbeBudget, now: Instant
+  ) -> StreamDialAction? {
+    if let number = cancels.popLast() { return .cancel(number: number) }
+    guard !isStopped else { return nil }
+    if wantsMapping, now >= start {
+      wantsMapping = false
+      return .learnMapping
+    }
+    for i in entries.indices where entries[i].next <= now {
+      switch entries[i].state {
+      case .over: continue
+      case .waiting:
+        guard take(i, budget: &budget, now: now) else { continue }
+        entries[i].isPaid = false
+        lastNumber &+= 2
+        entries[i].attempts += 1
+        entries[i].state = .dialling(lastNumber)
+        entries[i].next =
+          now + (entries[i].isPunch ? StreamTunables.punchTime : StreamTunables.attemptTime)
+        return .dial(number: lastNumber, entries[i].candidate.endpoint)
+      case .dialling(let number):
+        again(i, now: now)
+        return .cancel(number: number)
+      }
+    }
+    return nil
+  }
+
+  /// The attempt led to a connection; it is the owner's from now on. Nil: it is
+  /// none of this dialer's, or was cancelled.
+  package mutating func opened(number: UInt32) -> StreamCandidate? {
+    guard let i = index(of: number) else { return nil }
+    entries[i].state = .over
+    return entries[i].candidate
+  }
+
+  /// The attempt failed. False: it was none of this dialer's.
+  package mutating func failed(number: UInt32, now: Instant) -> Bool {
+    guard let i = index(of: number) else { return false }
+    again(i, now: now)
+    return true
+  }
+
+  // MARK: -
+
+  private func index(of number: UInt32) -> Int? {
+    entries.firstIndex { $0.state == .dialling(number) }
+  }
+
+  private func due(_ candidate: StreamCandidate) -> Instant {
+    isSecond && candidate.tier == .tcpPunch ? start + StreamTunables.secondEnd : start
+  }
+
+  private mutating func again(_ i: Int, now: Instant) {
+    let isAgain = !entries[i].isPunch && entries[i].attempts < StreamLimits.attempts
+    entries[i].state = isAgain ? .waiting : .over
+    entries[i].next = now + StreamTunables.pause
+  }
+
+  private mutating func abandon(_ i: Int) {
+    if case .dialling(let number) = entries[i].state { cancels.append(number) }
+    entries[i].state = .over
+  }
+
+  /// SYNs to an address that has not answered are probes like others.
+  private mutating func take(_ i: Int, budget: inout ProbeBudget, now: Instant) -> Bool {
+    if entries[i].isPaid { return true }
+    let address = entries[i].candidate.endpoint.address
+    for _ in 0..<(entries[i].isPunch ? StreamLimits.punchSyns : StreamLimits.syns)
+    where !budget.take(address, bytes: StreamLimits.synBytes, now: now) {
+      entries[i].next = max(entries[i].next, budget.nextFree(address, now: now))
+      return false
+    }
+    entries[i].isPaid = true
+    return true
+  }
+}

@@ -1,0 +1,168 @@
+/// When TCP is dialled: after UDP's chance, in the agreed order, within the
+/// budget; and that what opened a NAT is not given up for another of its kind.
+import Bytes
+import Paths
+import Testing
+
+private let start = Instant(nanoseconds: 1_000_000_000)
+private let peer = IPAddress(203, 0, 113, 7)
+private let open = StreamCandidate(
+  endpoint: Endpoint(peer, 4000), kind: .host, tier: .tcpDirect)
+private let hidden = StreamCandidate(
+  endpoint: Endpoint(peer, 5000), kind: .serverReflexive, tier: .tcpPunch)
+
+private struct End {
+  var dialer = StreamDialer()
+  var budget = ProbeBudget()
+  var number: UInt32 = 100
+  var now = start
+  var actions: [(at: TimeAmount, action: StreamDialAction)] = []
+
+  mutating func begin(urgent: Bool = false, second: Bool = false) {
+    dialer.begin(at: now, isUrgent: urgent, isSecond: second, budget: &budget, now: now)
+  }
+
+  mutating func run(for amount: TimeAmount) {
+    let end = now + amount
+    while true {
+      while let action = dialer.poll(lastNumber: &number, budget: &budget, now: now) {
+        actions.append((now - start, action))
+      }
+      let next = max(now, dialer.nextDeadline)
+      guard next <= end else { break }
+      now = next
+    }
+    now = end
+  }
+
+  var dials: [(at: Double, number: UInt32, endpoint: Endpoint)] {
+    actions.compactMap {
+      guard case .dial(let number, let endpoint) = $0.action else { return nil }
+      return ($0.at.inMilliseconds, number, endpoint)
+    }
+  }
+  var cancelled: [UInt32] {
+    actions.compactMap {
+      guard case .cancel(let number) = $0.action else { return nil }
+      return number
+    }
+  }
+}
+
+@Test func datagramsGetTheirChanceFirst() {
+  var end = End()
+  end.dialer.setCandidates([open, hidden], now: start)
+  end.begin()
+  end.run(for: .seconds(1))
+  #expect(end.dials.map(\.at) == [400, 400])
+  #expect(end.actions.first?.action == .learnMapping)
+  var urgent = End()
+  urgent.dialer.setCandidates([open], now: start)
+  urgent.begin(urgent: true)
+  urgent.run(for: .seconds(1))
+  #expect(urgent.dials.map(\.at) == [0])
+}
+
+@Test func aPathInTimeMeansThatNothingIsDialled() {
+  var end = End()
+  end.dialer.setCandidates([open, hidden], now: start)
+  end.begin()
+  end.run(for: .milliseconds(300))
+  end.dialer.stop()
+  end.run(for: .minutes(5))
+  #expect(end.actions.isEmpty)
+  #expect(end.dialer.nextDeadline == .distantFuture)
+}
+
+@Test func throughNATsOneEndGoesFirst() {
+  var end = End()
+  end.dialer.setCandidates([open, hidden], now: start)
+  end.begin(urgent: true, second: true)
+  end.run(for: .seconds(1))
+  #expect(end.dials.map(\.at) == [0, 150])
+  #expect(end.dials.map(\.endpoint) == [open.endpoint, hidden.endpoint])
+}
+
+/// The first hole is known by its connection's numbers: another start must not
+/// ask for another connection, nor give this one up.
+@Test func aPunchIsOneConnectionThroughAllStarts() {
+  var end = End()
+  end.dialer.setCandidates([hidden], now: start)
+  end.begin(urgent: true)
+  end.run(for: .seconds(3))
+  end.begin()
+  end.run(for: .seconds(5))
+  // Not named any more: it may still be met half-way.
+  end.dialer.setCandidates([], now: end.now)
+  end.begin()
+  end.run(for: .seconds(10))
+  #expect(end.dials.count == 1)
+  #expect(end.cancelled == [])
+  end.run(for: .seconds(120))
+  #expect(end.cancelled == end.dials.map(\.number))
+}
+
+@Test func aRefusedPunchWaitsForTheNextStart() {
+  var end = End()
+  end.dialer.setCandidates([hidden], now: start)
+  end.begin(urgent: true)
+  end.run(for: .milliseconds(10))
+  let isOurs = end.dialer.failed(number: end.number, now: end.now)
+  #expect(isOurs)
+  end.run(for: .seconds(12))
+  #expect(end.dials.count == 1)
+  end.begin(urgent: true)
+  end.run(for: .seconds(1))
+  #expect(end.dials.count == 2)
+}
+
+@Test func anOpenPeerIsDialledThreeTimesAndNoMore() {
+  var end = End()
+  end.dialer.setCandidates([open], now: start)
+  end.begin(urgent: true)
+  end.run(for: .minutes(10))
+  #expect(end.dials.count == 3)
+  #expect(end.cancelled == end.dials.map(\.number))
+  #expect(!end.dialer.isDialling)
+}
+
+@Test func whatHasOpenedIsTheOwners() {
+  var end = End()
+  end.dialer.setCandidates([open, hidden], now: start)
+  end.begin(urgent: true)
+  end.run(for: .milliseconds(10))
+  let first = end.dials[0].number
+  let opened = [end.dialer.opened(number: first), end.dialer.opened(number: first)]
+  #expect(opened == [open, nil])
+  let isStillOurs = end.dialer.failed(number: first, now: end.now)
+  #expect(!isStillOurs)
+  end.dialer.stop()
+  end.run(for: .milliseconds(10))
+  #expect(end.cancelled == [end.dials[1].number])
+}
+
+/// Named after the start: what needs no hole is dialled, the rest waits.
+@Test func lateCandidatesBehindNATsWaitForTheNextStart() {
+  var end = End()
+  end.begin(urgent: true)
+  end.run(for: .milliseconds(50))
+  end.dialer.setCandidates([open, hidden], now: end.now)
+  end.run(for: .milliseconds(100))
+  #expect(end.dials.map(\.endpoint) == [open.endpoint])
+  end.begin(urgent: true)
+  end.run(for: .milliseconds(100))
+  #expect(end.dials.map(\.endpoint).contains(hidden.endpoint))
+}
+
+/// Many ports of one address are one address.
+@Test func synsAreProbesOfTheBudget() {
+  var end = End()
+  end.dialer.setCandidates(
+    (0..<20).map {
+      StreamCandidate(endpoint: Endpoint(peer, 6000 + UInt16($0)), kind: .host, tier: .tcpDirect)
+    }, now: start)
+  end.begin(urgent: true)
+  end.run(for: .milliseconds(9_900))
+  #expect(end.dials.count * StreamLimits.syns <= PathLimits.probesPerAddress)
+  #expect(end.dials.count > 0)
+}
