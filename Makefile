@@ -7,7 +7,7 @@ SWIFT_FLAGS := -c release
 TIMED ?= 20
 NAMES := inp2ps inp2pc ztm
 
-.PHONY: help build test demo lab bench fuzz static install format check-format soak clean
+.PHONY: help build test demo lab bench fuzz static install format check-format soak sanitize clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -48,6 +48,10 @@ fuzz:
 soak:
 	@scripts/ensure-packages build
 	@scripts/soak
+
+## make sanitize  tests and programs under the address and the thread sanitizer
+sanitize:
+	@scripts/sanitize
 
 ## make static   fully static binaries in bin/static, checked in an empty chroot
 static:

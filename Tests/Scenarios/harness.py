@@ -26,7 +26,7 @@ import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-BIN = ROOT / "bin"
+BIN = pathlib.Path(os.environ.get("MARTLET_BIN", ROOT / "bin"))
 
 
 def enter_namespaces():
