@@ -117,7 +117,10 @@ package struct ProbeBudget: Sendable {
     guard let window = windows[address], window.count > 0 else {
       return now + .seconds(1)
     }
-    return max(now + .milliseconds(10), window.times[window.head] + PathLimits.budgetWindow)
+    let free = window.times[window.head] + PathLimits.budgetWindow
+    // SYNs to come take the room, not packets that have left.
+    if free <= now, expected[address] != nil { return now + .seconds(1) }
+    return max(now + .milliseconds(10), free)
   }
 
   private mutating func purge(_ now: Instant) {
