@@ -298,10 +298,9 @@ extension Node {
     func isPublic(_ other: IPAddress) -> Bool {
       other.isV4 == address.isV4 && !other.isPrivate && !other.isLoopback && !other.isLinkLocal
     }
-    let isOpenHere =
-      localAddresses.contains { isPublic($0.address) } && !natFacts.isFiltering
-    let isOpenThere =
-      peer.streamHosts.contains { isPublic($0.address) } && !peer.nat.isFiltering
+    // Not known to be open: as if there were a firewall, which loses nothing.
+    let isOpenHere = natFacts.isOpen && localAddresses.contains { isPublic($0.address) }
+    let isOpenThere = peer.nat.isOpen && peer.streamHosts.contains { isPublic($0.address) }
     return isOpenHere || isOpenThere ? .tcpDirect : .tcpPunch
   }
 

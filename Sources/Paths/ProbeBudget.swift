@@ -26,6 +26,9 @@ package struct ProbeBudget: Sendable {
   }
 
   private var windows: [IPAddress: Window] = [:]
+  /// When the kernel will send SYNs that were asked for: they count before they
+  /// leave, because nobody can hold them back.
+  private var expected: [IPAddress: [Instant]] = [:]
   /// Guessed ports, per address: when the window began, packets in it.
   private var guesses: [IPAddress: (since: Instant, packets: Int)] = [:]
 
@@ -41,13 +44,49 @@ package struct ProbeBudget: Sendable {
       if windows.count >= PathLimits.budgetAddresses { purge(now) }
       guard windows.count < PathLimits.budgetAddresses else { return false }
     }
-    return take(&windows[address, default: Window()], bytes, now)
+    let ahead = settle(address, now: now)
+    return take(&windows[address, default: Window()], bytes, ahead: ahead, now)
   }
 
-  private func take(_ window: inout Window, _ bytes: Int, _ now: Instant) -> Bool {
+  /// Takes room for the SYNs of one connection, the first at `start`; all or none.
+  /// - Parameter offsets: when the kernel sends them, from `start`.
+  package mutating func takeConnection(
+    _ address: IPAddress, start: Instant, offsets: [TimeAmount], now: Instant
+  ) -> Bool {
+    if windows[address] == nil {
+      if windows.count >= PathLimits.budgetAddresses { purge(now) }
+      guard windows.count < PathLimits.budgetAddresses else { return false }
+      windows[address] = Window()
+    }
+    let ahead = settle(address, now: now)
+    let soon = offsets.count { start + $0 < now + PathLimits.budgetWindow }
+    guard let window = windows[address],
+      window.count + ahead + soon <= PathLimits.probesPerAddress,
+      window.bytes + (ahead + soon) * StreamLimits.synBytes <= PathLimits.bytesPerAddress
+    else { return false }
+    expected[address, default: []] += offsets.map { start + $0 }
+    return true
+  }
+
+  /// SYNs that have left by now are packets like others.
+  /// - Returns: how many more leave within one window from now.
+  private mutating func settle(_ address: IPAddress, now: Instant) -> Int {
+    guard var times = expected[address] else { return 0 }
+    for time in times.sorted() where time <= now {
+      guard now - time < PathLimits.budgetWindow else { continue }
+      _ = take(&windows[address, default: Window()], StreamLimits.synBytes, ahead: 0, time)
+    }
+    times.removeAll { $0 <= now }
+    expected[address] = times.isEmpty ? nil : times
+    return times.count { $0 < now + PathLimits.budgetWindow }
+  }
+
+  private func take(
+    _ window: inout Window, _ bytes: Int, ahead: Int, _ now: Instant
+  ) -> Bool {
     window.expire(now)
-    guard window.count < PathLimits.probesPerAddress,
-      window.bytes + bytes <= PathLimits.bytesPerAddress
+    guard window.count + ahead < PathLimits.probesPerAddress,
+      window.bytes + ahead * StreamLimits.synBytes + bytes <= PathLimits.bytesPerAddress
     else { return false }
     let slot = (window.head + window.count) % PathLimits.probesPerAddress
     window.times[slot] = now
@@ -78,14 +117,17 @@ package struct ProbeBudget: Sendable {
     guard let window = windows[address], window.count > 0 else {
       return now + .seconds(1)
     }
-    return max(now + .milliseconds(10), window.times[window.head] + PathLimits.budgetWindow)
+    let free = window.times[window.head] + PathLimits.budgetWindow
+    // SYNs to come take the room, not packets that have left.
+    if free <= now, expected[address] != nil { return now + .seconds(1) }
+    return max(now + .milliseconds(10), free)
   }
 
   private mutating func purge(_ now: Instant) {
     windows = windows.filter { entry in
       var window = entry.value
       window.expire(now)
-      return window.count > 0
+      return window.count > 0 || expected[entry.key] != nil
     }
   }
 }

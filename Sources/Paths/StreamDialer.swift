@@ -52,10 +52,12 @@ package enum StreamLimits {
   package static let attempts = 3
   /// What one SYN counts in the probe budget: IP and TCP heads, options.
   package static let synBytes = 60
-  /// SYNs of one attempt in ten seconds: the kernel repeats the first one after
-  /// 1, 3, 7 s.
-  package static let syns = 2
-  package static let punchSyns = 4
+  /// When Linux sends the SYNs of an attempt: doubling from a second, and since
+  /// 6.5 four more at the beginning. What either does is counted.
+  package static let syns: [TimeAmount] = [0, 1, 2].map { TimeAmount.seconds($0) }
+  package static let punchSyns: [TimeAmount] = [
+    0, 1, 2, 3, 4, 5, 7, 11, 15, 19, 31, 35, 63, 67,
+  ].map { TimeAmount.seconds($0) }
 }
 
 package enum StreamTunables {
@@ -63,8 +65,8 @@ package enum StreamTunables {
   package static let datagramsFirst = TimeAmount.milliseconds(400)
   /// Through NATs one end goes first: its connection opens its own NAT and ends
   /// at the other's, and the second's comes in through the hole. No opener with a
-  /// short life can do that as for datagrams: routers follow the numbers of a
-  /// connection by its numbers.
+  /// short life can do that as for datagrams: routers follow a connection by its
+  /// sequence numbers.
   package static let secondEnd = TimeAmount.milliseconds(150)
   /// An attempt without an answer ends after this: the kernel has repeated it once.
   package static let attemptTime = TimeAmount.milliseconds(2_500)
@@ -149,6 +151,8 @@ package struct StreamDialer: Sendable {
     self.isSecond = isSecond
     for i in entries.indices {
       if case .dialling = entries[i].state, entries[i].isPunch { continue }
+      // Its room in the budget is for the time that was said.
+      if entries[i].state == .waiting, entries[i].isPaid { continue }
       abandon(i)
       entries[i].attempts = 0
       entries[i].state = .waiting
@@ -238,14 +242,18 @@ package struct StreamDialer: Sendable {
   private mutating func abandon(_ i: Int) {
     if case .dialling(let number) = entries[i].state { cancels.append(number) }
     entries[i].state = .over
+    entries[i].isPaid = false
   }
 
   /// SYNs to an address that has not answered are probes like others.
   private mutating func take(_ i: Int, budget: inout ProbeBudget, now: Instant) -> Bool {
     if entries[i].isPaid { return true }
     let address = entries[i].candidate.endpoint.address
-    for _ in 0..<(entries[i].isPunch ? StreamLimits.punchSyns : StreamLimits.syns)
-    where !budget.take(address, bytes: StreamLimits.synBytes, now: now) {
+    guard
+      budget.takeConnection(
+        address, start: max(entries[i].next, now),
+        offsets: entries[i].isPunch ? StreamLimits.punchSyns : StreamLimits.syns, now: now)
+    else {
       entries[i].next = max(entries[i].next, budget.nextFree(address, now: now))
       return false
     }

@@ -163,6 +163,35 @@ private struct End {
     }, now: start)
   end.begin(urgent: true)
   end.run(for: .milliseconds(9_900))
-  #expect(end.dials.count * StreamLimits.syns <= PathLimits.probesPerAddress)
+  #expect(end.dials.count * StreamLimits.syns.count <= PathLimits.probesPerAddress)
   #expect(end.dials.count > 0)
+}
+
+/// In no ten seconds more than twenty packets, the kernel's repeats included,
+/// whatever datagrams want beside them.
+@Test func synsThatAreStillToComeLeaveNoRoomForOthers() {
+  var random = SeededRandom(testSeed: 11)
+  for seed in 1...20 {
+    var budget = ProbeBudget()
+    var sent: [Instant] = []
+    var now = start
+    while now < start + .minutes(3) {
+      now += .milliseconds(Int64(random.next() % 400))
+      if random.next() % 40 == 0 {
+        let begin = now + .milliseconds(400)
+        let offsets = random.next() % 2 == 0 ? StreamLimits.syns : StreamLimits.punchSyns
+        if budget.takeConnection(peer, start: begin, offsets: offsets, now: now) {
+          sent += offsets.map { begin + $0 }
+        }
+      } else if budget.take(peer, bytes: 60, now: now) {
+        sent.append(now)
+      }
+    }
+    sent.sort()
+    for (i, first) in sent.enumerated() {
+      let count = sent[i...].prefix { $0 - first < PathLimits.budgetWindow }.count
+      #expect(count <= PathLimits.probesPerAddress, "seed \(seed)")
+    }
+    #expect(sent.count > 100, "seed \(seed)")
+  }
 }
