@@ -11,7 +11,7 @@ let settings: [SwiftSetting] = [
 ]
 
 // One program with little memory: packed relocations instead of 800 KB of them,
-// and no table of symbols for libraries to find us by (docs/decisions/0021).
+// and no table of symbols for libraries to find us by (docs/decisions/0022).
 let linking: [LinkerSetting] = [
   .unsafeFlags([
     "-use-ld=lld", "-Xlinker", "-z", "-Xlinker", "pack-relative-relocs",
