@@ -42,7 +42,7 @@ final class Uplink: SecureStreamDelegate {
   ///   - random: 48 bytes for the WebSocket.
   init(
     _ purpose: Purpose, number: UInt32, connection: StreamConnection, tls: TLSSession?,
-    host: String, port: UInt16, random: [UInt8], delegate: any UplinkDelegate
+    through proxy: HTTPProxy?, host: String, port: UInt16, random: [UInt8], delegate: any UplinkDelegate
   ) {
     precondition(random.count == 48)
     self.purpose = purpose
@@ -55,7 +55,9 @@ final class Uplink: SecureStreamDelegate {
     weak var me: Uplink?
     timer = LoopTimer(connection.loop) { me?.tick() }
     me = self
-    stream = SecureStream(connection, tls: tls, delegate: self)
+    stream = SecureStream(
+      connection, tls: tls, through: proxy.map { ProxyTunnel(through: $0, to: authority) },
+      delegate: self)
   }
 
   var remote: Endpoint { stream?.remote ?? .none }

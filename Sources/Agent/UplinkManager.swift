@@ -39,7 +39,13 @@ final class UplinkManager: UplinkDelegate {
   /// to stop: more would only hide a queue (DESIGN §1.3).
   static let legBacklog = 64 * 1024
 
-  init(_ agent: AgentRuntime) { self.agent = agent }
+  /// All connections to the server go through it.
+  private let proxy: HTTPProxy?
+
+  init(_ agent: AgentRuntime) {
+    self.agent = agent
+    proxy = agent.options.proxy.flatMap { HTTPProxy($0) }
+  }
 
   /// The connection that carries signalling is logged in.
   var isOnline: Bool { agent.node.isOnline }
@@ -85,29 +91,44 @@ final class UplinkManager: UplinkDelegate {
 
   private func connect() {
     guard !isStopped, signal == nil, lookup == nil else { return }
-    let host = agent.options.serverHost
+    let host = proxy?.host ?? agent.options.serverHost
     lookup = agent.names.resolve(host) { [weak self] result in
       guard let self else { return }
       lookup = nil
       switch result {
       case .success(let found):
         addresses = found
-        let options = agent.options
-        agent.node.setSTUNServers(
-          found.map {
-            NATProbeServer(
-              $0, udp1: options.stunUDP1 ?? DefaultPort.stunUDP1,
-              udp2: options.stunUDP2 ?? DefaultPort.stunUDP2,
-              tcp: [
-                options.stunTCP1 ?? DefaultPort.stunTCP1,
-                options.stunTCP2 ?? DefaultPort.stunTCP2,
-              ])
-          }, now: agent.loop.now)
+        if proxy == nil {
+          setSTUNServers(found)
+        } else {
+          findSTUNServers()
+        }
         dialNext()
       case .failure(let failure):
         failed("\(host) cannot be resolved (\(failure))")
       }
     }
+  }
+
+  /// Where only a proxy leads out, the server's name often means nothing here;
+  /// where it does, datagrams may still pass.
+  private func findSTUNServers() {
+    _ = agent.names.resolve(agent.options.serverHost) { [weak self] result in
+      if case .success(let found) = result { self?.setSTUNServers(found) }
+    }
+  }
+
+  private func setSTUNServers(_ addresses: [IPAddress]) {
+    let options = agent.options
+    agent.node.setSTUNServers(
+      addresses.map {
+        NATProbeServer(
+          $0, udp1: options.stunUDP1 ?? DefaultPort.stunUDP1,
+          udp2: options.stunUDP2 ?? DefaultPort.stunUDP2,
+          tcp: [
+            options.stunTCP1 ?? DefaultPort.stunTCP1, options.stunTCP2 ?? DefaultPort.stunTCP2,
+          ])
+      }, now: agent.loop.now)
   }
 
   private func dialNext() {
@@ -117,7 +138,8 @@ final class UplinkManager: UplinkDelegate {
     }
     let address = addresses.removeFirst()
     do throws(UplinkFailure) {
-      signal = try open(.signal, to: Endpoint(address, agent.options.serverPort))
+      signal = try open(
+        .signal, to: Endpoint(address, proxy?.port ?? agent.options.serverPort))
     } catch {
       lastWords = error.words
       dialNext()
@@ -150,7 +172,7 @@ final class UplinkManager: UplinkDelegate {
       }
       lastNumber += 1
       return Uplink(
-        purpose, number: lastNumber, connection: connection, tls: tls,
+        purpose, number: lastNumber, connection: connection, tls: tls, through: proxy,
         host: agent.options.serverHost, port: agent.options.serverPort,
         random: agent.random.bytes(48), delegate: self)
     } catch {

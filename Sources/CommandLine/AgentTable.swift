@@ -190,8 +190,8 @@ package enum AgentTable {
       "api-users", .name, many: .commas, placeholder: "USER,…",
       "users who may call the local API besides this one and root"),
     Flag(
-      "proxy", .proxy, environment: "https_proxy", config: "network.proxy", inactive: true,
-      "HTTP proxy to the server"),
+      "proxy", .proxy, environment: "https_proxy", config: "network.proxy", secret: true,
+      "HTTP proxy to the server (https_proxy, unless no_proxy names the server)"),
     Flag("mesh", .name, default: "default", "the mesh's name on this machine"),
     Flag(
       "no-port-guessing", .bool,
@@ -277,6 +277,11 @@ package enum AgentTable {
       ?? AgentOptions.defaultDataDirectory(configPath: arguments.configPath, node: node)
     options.apiUsers = flags.texts("api-users")
     options.proxy = flags.text("proxy")
+    if flags.source("proxy") == .environment,
+      ProxyExceptions(arguments.environment["no_proxy"] ?? "").names(host: options.serverHost)
+    {
+      options.proxy = nil
+    }
     options.mesh = flags.text("mesh") ?? options.mesh
     options.takesRemoteApps = !flags.bool("no-remote-apps")
     options.mapsPorts = try mapsPorts(flags, config, path: arguments.configPath)

@@ -5,6 +5,7 @@
 
 #if canImport(Bytes)
   import Bytes
+  import HTTP
   import Tunnels
 #endif
 
@@ -220,7 +221,7 @@ extension FlagKind {
     case .rule:
       do { _ = try AllowRule(text) } catch { throw problem }
     case .proxy:
-      guard Self.isProxy(text) else { throw problem }
+      guard HTTPProxy(text) != nil else { throw problem }
     case .block:
       guard AddressBlock(text) != nil else { throw problem }
     case .choice(let words):
@@ -251,15 +252,5 @@ extension FlagKind {
     guard parts[1].utf8.count <= 3, let part = UInt64(parts[1]) else { return nil }
     let scale: [UInt64] = [100, 10, 1]
     return whole * 1000 + part * scale[parts[1].utf8.count - 1]
-  }
-
-  private static func isProxy(_ text: String) -> Bool {
-    guard text.hasPrefix("http://") else { return false }
-    var rest = text.dropFirst(7)
-    if rest.hasSuffix("/") { rest = rest.dropLast() }
-    if let at = rest.lastIndex(of: "@") { rest = rest[rest.index(after: at)...] }
-    let host = HostPort.split(rest, hostRequired: true)?.host ?? String(rest)
-    return TunnelNaming.isHost(host)
-      && !text.unicodeScalars.contains { $0.properties.isWhitespace || $0.value < 0x20 }
   }
 }

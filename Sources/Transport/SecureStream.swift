@@ -4,6 +4,7 @@
 /// verifies nothing by itself (the login does, DESIGN §3).
 
 package import Bytes
+package import HTTP
 package import Reactor
 package import TLS
 
@@ -27,6 +28,8 @@ package final class SecureStream: ConnectionDelegate {
   package weak var delegate: (any SecureStreamDelegate)?
   /// Makes a TLS session if the peer's first byte begins a TLS record (0x16).
   private var acceptor: (() throws(TLSFailure) -> TLSSession)?
+  /// What must be said and heard before anything else.
+  private var proxyTunnel: ProxyTunnel?
   private var isOpen = false
   private var isEnded = false
   private var isShort = false
@@ -36,13 +39,15 @@ package final class SecureStream: ConnectionDelegate {
   /// - Parameters:
   ///   - connection: connected or connecting; the stream becomes its delegate.
   ///   - tls: a fresh session, or nil for plain bytes.
+  ///   - tunnel: the connection is to a proxy, and goes on to the server.
   ///   - within: the time for connection and handshake.
   package init(
-    _ connection: StreamConnection, tls: TLSSession?, within: TimeAmount = .seconds(15),
-    delegate: any SecureStreamDelegate
+    _ connection: StreamConnection, tls: TLSSession?, through tunnel: ProxyTunnel? = nil,
+    within: TimeAmount = .seconds(15), delegate: any SecureStreamDelegate
   ) {
     self.connection = connection
     self.tls = tls
+    proxyTunnel = tunnel
     self.delegate = delegate
     connection.delegate = self
     openTimer = connection.loop.schedule(after: within) { [weak self] in
@@ -126,7 +131,9 @@ package final class SecureStream: ConnectionDelegate {
       let result = connection.read { bytes in
         if let acceptor { decide(bytes.bytes, acceptor) }
         if connection.isClosed { return }
-        if let tls {
+        if proxyTunnel != nil {
+          receiveTunnel(&bytes)
+        } else if let tls {
           tls.receiveCiphertext(bytes.bytes)
         } else {
           delegate?.streamReceived(self, &bytes)
@@ -183,6 +190,34 @@ package final class SecureStream: ConnectionDelegate {
   }
 
   private func begin() {
+    if let proxyTunnel {
+      if !connection.writeAll(proxyTunnel.request.span.bytes) {
+        fail("the proxy's connection takes no bytes")
+      }
+      return
+    }
+    beginTLS()
+  }
+
+  private func receiveTunnel(_ bytes: inout MutableRawSpan) {
+    switch proxyTunnel?.receive(bytes.bytes) {
+    case .more, nil: break
+    case .failed(let words): fail(words)
+    case .open(var leftover):
+      proxyTunnel = nil
+      beginTLS()
+      guard !leftover.isEmpty, !connection.isClosed else { return }
+      if let tls {
+        tls.receiveCiphertext(leftover.span.bytes)
+      } else {
+        var span = leftover.mutableSpan
+        var raw = span.mutableBytes
+        delegate?.streamReceived(self, &raw)
+      }
+    }
+  }
+
+  private func beginTLS() {
     guard let tls else {
       opened()
       return

@@ -380,6 +380,24 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
     #expect(refusal { _ = try agent(base + " -proxy socks5://x") }?.status == 2)
   }
 
+  @Test func someServersAreReachedWithoutTheAmbientProxy() throws {
+    func proxy(_ host: String, _ exceptions: String, _ flags: String = "") throws -> String? {
+      try agent(
+        "inp2pc -node n -token 1 -serverhost \(host)\(flags)",
+        ["https_proxy": "http://p", "no_proxy": exceptions]
+      ).options.proxy
+    }
+    #expect(try proxy("s.example", "") == "http://p")
+    #expect(try proxy("S.example", "x, .example") == nil)
+    #expect(try proxy("s.example", "s.example") == nil)
+    #expect(try proxy("ns.example", "s.example") == "http://p")
+    #expect(try proxy("s.example", "*") == nil)
+    #expect(try proxy("192.0.2.7", "192.0.2.7") == nil)
+    #expect(try proxy("localhost", "") == nil)
+    // A flag is meant.
+    #expect(try proxy("localhost", "*", " -proxy http://q") == "http://q")
+  }
+
   @Test func nodeNamesMakeSafeDirectories() {
     func name(_ node: String) -> String {
       AgentOptions.defaultDataDirectory(configPath: "c", node: node)
