@@ -54,7 +54,9 @@ let package = Package(
     target("Tunnels", ["Bytes"]),
     target(
       "NodeCore",
-      ["Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "Signaling", "Tunnels"]),
+      [
+        "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "Relay", "Signaling", "Tunnels",
+      ]),
     target("ServerCore", ["Bytes", "Crypto", "NAT", "Mux", "Relay", "Signaling"]),
     target(
       "Simulation",
@@ -75,8 +77,8 @@ let package = Package(
     target(
       "Agent",
       [
-        "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "PortMapping", "Signaling",
-        "Tunnels", "NodeCore", "Reactor", "TLS", "HTTP", "UPnP", "Transport", "CommandLine",
+        "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "PortMapping", "Relay",
+        "Signaling", "Tunnels", "NodeCore", "Reactor", "TLS", "HTTP", "UPnP", "Transport", "CommandLine",
       ]),
     target(
       "Server",

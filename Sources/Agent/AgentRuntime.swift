@@ -38,6 +38,8 @@ package final class AgentRuntime {
   private var api: LocalAPI?
   private var watcher: ConfigWatcher?
   private var carriers: CarrierConnections?
+  private var relay: RelayService?
+  private(set) lazy var relayLegs = RelayLegs(self)
   private(set) lazy var natSockets = NATSockets(self)
   private(set) lazy var tunnels = TunnelManager(self)
   private var bridges: [FlowID: FlowBridge] = [:]
@@ -132,6 +134,7 @@ package final class AgentRuntime {
     node.exitPolicy.protectedPorts = [api.endpoint.port]
     carriers = CarrierConnections(self, streamListeners, streamDoor)
     streamListeners = []
+    if options.isRelay { try startRelay() }
     tunnels.start()
     watcher = ConfigWatcher(self)
     let uplinks = UplinkManager(self)
@@ -150,6 +153,8 @@ package final class AgentRuntime {
     watcher?.stop()
     portMapping?.stop()
     carriers?.close()
+    relay?.stop()
+    relayLegs.closeAll()
     tunnels.stop()
     for bridge in bridges.values { bridge.connection.reset() }
     bridges.removeAll()
@@ -160,6 +165,14 @@ package final class AgentRuntime {
     socketV6?.close()
     monitor?.close()
     names.close()
+  }
+
+  private func startRelay() throws(AgentStartFailure) {
+    guard options.relayKilobits > 0 else {
+      log.warn("relay: -bw 0 relays nothing for others, so no relay is started")
+      return
+    }
+    relay = try RelayService(self)
   }
 
   /// What may take a moment at the end; call after the loop has ended.
@@ -287,7 +300,7 @@ package final class AgentRuntime {
         let next = socket?.send(batch, from: index) ?? index
         index = max(next, index + 1)
       case .relay:
-        uplinks?.sendRelayed(batch, segments[index])
+        if !relayLegs.send(batch, segments[index]) { uplinks?.sendRelayed(batch, segments[index]) }
         index += 1
       case .tcp:
         carriers?.send(batch, segments[index])
@@ -296,6 +309,7 @@ package final class AgentRuntime {
     }
     uplinks?.flushRelayed()
     carriers?.flush()
+    relayLegs.flush()
     batch.removeAll()
   }
 
@@ -339,6 +353,16 @@ package final class AgentRuntime {
       carriers?.dial(connection, endpoint)
     case .closeCarrier(let connection):
       carriers?.close(connection)
+    case .dialRelay(let connection, let endpoint):
+      relayLegs.dial(connection, endpoint)
+    case .sendRelay(let connection, let frame):
+      relayLegs.send(connection, frame)
+    case .closeRelay(let connection):
+      relayLegs.close(connection)
+    case .serverTime(let unixNanoseconds):
+      relay?.setServerTime(unixNanoseconds: unixNanoseconds)
+    case .relaySecrets(let secrets):
+      relay?.setSecrets(secrets)
     case .pong(let token, let roundTrip, let path):
       pingWaiters.removeValue(forKey: token)?(.success((roundTrip, path)))
     case .pingFailed(let token, let words):

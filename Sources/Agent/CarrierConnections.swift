@@ -190,7 +190,7 @@ final class CarrierConnection: ConnectionDelegate {
   }
 
   func send(_ batch: TransmitBatch, _ segment: TransmitBatch.Segment) {
-    let head = CarrierFrame.bytes(channel: 0, length: segment.count)
+    let head = CarrierFrame.head(channel: 0, length: segment.count)
     batch.withSegment(segment) { packet in
       // A packet without room is dropped: the session's recovery is for that.
       _ = connection.write(head.span.bytes, packet)
@@ -217,7 +217,7 @@ final class CarrierConnection: ConnectionDelegate {
 
 extension CarrierFrame {
   /// The head of a data frame.
-  fileprivate static func bytes(channel: UInt32, length: Int) -> InlineArray<7, UInt8> {
+  static func head(channel: UInt32, length: Int) -> InlineArray<7, UInt8> {
     [
       UInt8(truncatingIfNeeded: channel >> 24), UInt8(truncatingIfNeeded: channel >> 16),
       UInt8(truncatingIfNeeded: channel >> 8), UInt8(truncatingIfNeeded: channel),

@@ -146,18 +146,18 @@ package enum AgentTable {
       "insecure", .bool, environment: "INP2P_INSECURE", config: "network.insecure",
       "ws:// instead of wss://, no TLS to the server"),
     Flag(
-      "relay", .bool, environment: "INP2P_RELAY", config: "network.relay", inactive: true,
+      "relay", .bool, environment: "INP2P_RELAY", config: "network.relay",
       "be a relay for nodes of the same token"),
     Flag(
-      "super", .bool, environment: "INP2P_SUPER", config: "network.super", inactive: true,
+      "super", .bool, environment: "INP2P_SUPER", config: "network.super",
       "be a relay for all tokens; implies -relay"),
     Flag(
       "relay-port", .port(zeroAllowed: false), environment: "INP2P_RELAY_PORT",
-      config: "network.relayPort", inactive: true,
+      config: "network.relayPort",
       "TCP and UDP port of the relay (27185, else the next free one)"),
     Flag(
       "bw", .bandwidth, default: "10", environment: "INP2P_BW", config: "network.shareBandwidth",
-      inactive: true, "cap on what is relayed for others; 0: nothing for others"),
+      "cap on what is relayed for others; 0: nothing for others"),
     Flag(
       "config", .path, default: defaultConfig, environment: "INP2P_CONFIG",
       "configuration file; created when missing"),

@@ -208,7 +208,7 @@ extension Node {
     _ bytes: [UInt8], to carrier: Carrier, timeToLive: UInt8 = 0, into batch: TransmitBatch
   ) {
     if carrier.kind == .relay {
-      guard leg?.connection == carrier.socket else { return }
+      guard isRelayOpen(carrier) else { return }
     }
     batch.append(carrier: carrier, limit: bytes.count, timeToLive: timeToLive) {
       $0.write(bytes.span.bytes)
@@ -259,8 +259,7 @@ extension Node {
     guard let carrier = peer.paths.carrier(of: lane),
       let maximum = peer.paths.maximumPacket(of: lane)
     else { return true }
-    let isRelay = carrier.kind == .relay
-    if isRelay, leg?.connection != carrier.socket { return true }
+    if carrier.kind == .relay, !isRelayOpen(carrier) { return true }
     let size = PathSizes.sealed(maximum)
     let handle = peer.handle
     let mux = peer.mux
@@ -269,8 +268,7 @@ extension Node {
     var total = 0
     var isFull = false
     while true {
-      if isRelay, leg?.isBlocked == true { break }
-      if carrier.kind == .tcp, blockedCarriers.contains(carrier.socket) { break }
+      if carrier.kind != .udp, isBlocked(carrier.socket) { break }
       guard batch.freeCapacity >= Node.batchReserve else {
         isFull = true
         break
@@ -339,7 +337,7 @@ extension Node {
     _ peer: Peer, _ carrier: Carrier, size: Int, timeToLive: UInt8 = 0,
     into batch: TransmitBatch, now: Instant, _ body: (inout OutputRawSpan) -> Void
   ) {
-    if carrier.kind == .relay, leg?.connection != carrier.socket { return }
+    if carrier.kind == .relay, !isRelayOpen(carrier) { return }
     batch.append(
       carrier: carrier, limit: PathSizes.sealed(size), timeToLive: timeToLive
     ) { output in

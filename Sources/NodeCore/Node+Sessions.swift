@@ -76,6 +76,7 @@ extension Node {
     peer.paths.punch(at: start, now: now)
     addCandidates(punch.candidates, to: peer, now: now)
     dialStreams(to: peer, at: start, now: now)
+    wantRelay(for: peer, after: RelayTunables.patience, now: now)
     if punch.isNamedInitiator {
       if !punch.initiation.isEmpty { receiveInitiation(punch.initiation, of: peer, now: now) }
     } else if !punch.initiation.isEmpty {
@@ -176,7 +177,10 @@ extension Node {
       if isBlocked {
         blockedCarriers.insert(connection)
       } else if blockedCarriers.remove(connection) != nil {
-        for peer in peers where peer.streams.contains(where: { $0.carrier.socket == connection }) {
+        for peer in peers
+        where peer.streams.contains(where: { $0.carrier.socket == connection })
+          || peer.relays.seats.contains(where: { $0.connection == connection })
+        {
           touch(peer)
         }
       }
@@ -294,6 +298,7 @@ extension Node {
       case .pathDown(let lane, let reason):
         if peer.mux.hasLane(lane) { peer.mux.removeLane(lane, now: now) }
         closeIdleSockets(of: peer, now: now)
+        relayMayBeDown(of: peer, now: now)
         log(.debug, "path-down", "\(peer.name): lane \(lane): \(reason.rawValue)")
       case .suspect(let lane, let reason):
         if peer.mux.hasLane(lane) { peer.mux.suspectLane(lane, now: now) }
@@ -326,6 +331,7 @@ extension Node {
         if peer.paths.isLetGo {
           log(.info, "let-go", "\(peer.name): no traffic; the session rests until there is some")
           closeStreams(of: peer, now: now)
+          leaveRelays(of: peer, now: now)
           continue
         }
         if peer.deadSince == nil { peer.deadSince = now }

@@ -40,6 +40,7 @@ struct PendingRequest {
     case report, heartbeat, offers, ticket
     case connect(peer: Int)
     case candidates(peer: Int)
+    case relay(peer: Int)
   }
   var kind: Kind
   var due: Instant
@@ -263,6 +264,7 @@ extension Node {
       peer.meeting = .none
       peer.lastAsked = .distantPast
     }
+    tellRelay(secrets: welcome.relaySecrets)
     receiveEvictions(welcome.evictions, now: now)
     for member in welcome.members { memberChanged(member, now: now) }
     request(.report(report), kind: .report, now: now)
@@ -289,7 +291,7 @@ extension Node {
       nat: natFacts, port: settings.port,
       interfaces: localAddresses.prefix(SignalLimits.candidates).map(\.address),
       candidates: portMappedCandidates + reflexiveCandidates + streamHostCandidates
-        + streamReflexiveCandidates, offers: offers)
+        + streamReflexiveCandidates, offers: offers, relay: relayReport)
   }
 
   private var offers: [SignalledOffer] {
@@ -312,7 +314,7 @@ extension Node {
 
   private func receiveOnline(_ envelope: ServerEnvelope, now: Instant) {
     switch envelope.message {
-    case .ok, .error, .punchStart, .heartbeat, .ticket:
+    case .ok, .error, .punchStart, .heartbeat, .ticket, .relayNodeResponse:
       if envelope.request != 0, let pending = requests.removeValue(forKey: envelope.request) {
         answered(pending, envelope.message, now: now)
       } else if case .punchStart(let punch) = envelope.message {
@@ -346,9 +348,12 @@ extension Node {
       }
       log(.debug, "forwarded", "message of kind \(kind) from \(from) refused")
       return
-    case .relayNodeResponse, .pushRelayOffer, .relaySecrets, .relayAnnounced:
-      log(.debug, "relay", "relays of other nodes are not active yet")
-      return
+    case .pushRelayOffer(let grant):
+      relayGranted(grant, isPushed: true, now: now)
+    case .relaySecrets(let secrets):
+      tellRelay(secrets: secrets)
+    case .relayAnnounced(let announcement):
+      relayAnnounced(announcement, now: now)
     case .login, .welcome:
       drops.badSignal += 1
     }
@@ -383,6 +388,12 @@ extension Node {
       }
     case (.heartbeat, .heartbeat(let time)):
       serverTime = (time, now)
+      tellRelay(secrets: nil)
+    case (.relay, .relayNodeResponse(let grant)):
+      relayGranted(grant, isPushed: false, now: now)
+    case (.relay(let index), .error):
+      // Offline, or too many requests.
+      wantRelay(for: peers[index], after: RelayTunables.retry, now: now)
     case (.ticket, .ticket(let new)):
       ticket = new
       ticketCounter = 0
@@ -558,6 +569,7 @@ extension Node {
     for socket in peer.guessSockets { closeSocket(socket) }
     peer.guessSockets = []
     closeStreams(of: peer, now: now)
+    leaveRelays(of: peer, now: now)
     advanceStreams(of: peer, now: now)
     peer.mux.resetAll(code: ResetCode.peerLost, words: "the member was removed")
     drainMux(of: peer, now: now)

@@ -142,6 +142,7 @@ extension Node {
   func pathIsUp(_ carrier: Carrier, of peer: Peer, now: Instant) {
     guard carrier.kind == .tcp else {
       if carrier.kind == .udp { stopDialling(peer) }
+      if carrier.kind == .relay { relayIsUp(carrier, of: peer, now: now) }
       return
     }
     stopDialling(peer)

@@ -14,7 +14,7 @@
   internal import NAT
   package import Paths
   internal import STUN
-  internal import Signaling
+  package import Signaling
   package import Tunnels
   internal import WireGuard
 #endif
@@ -87,6 +87,10 @@ package final class Node {
   var blockedCarriers: Set<UInt32> = []
   /// Accepted connections of nobody known (Node+Streams.swift).
   var strangers: [UInt32: StrangerStream] = [:]
+  /// Connections to relays that nodes are (Node+Relays.swift).
+  var relayLinks: [UInt32: RelayLink] = [:]
+  /// What this node is as a relay for others.
+  package internal(set) var relayReport: RelayReport?
   /// Numbers of dialled ones are even; the driver gives accepted ones odd numbers.
   var lastStream: UInt32 = 1 << 24
   /// Peers the last process had sessions with; initiated to once online.
@@ -228,7 +232,7 @@ package final class Node {
   package var nextDeadline: Instant {
     var next = min(keeper.nextDeadline, min(nextSignalDeadline, nextOpeningDue))
     next = min(next, min(nextProbeDeadline, min(expiryAt, ownDeadline)))
-    next = min(next, nextStreamDeadline)
+    next = min(next, min(nextStreamDeadline, nextRelayDeadline))
     for peer in peers where !peer.isRemoved {
       next = min(next, deadline(of: peer))
     }
@@ -238,7 +242,7 @@ package final class Node {
 
   private func deadline(of peer: Peer) -> Instant {
     var next = min(peer.mux.nextDeadline, peer.paths.nextDeadline)
-    next = min(next, streamDeadline(of: peer))
+    next = min(next, min(streamDeadline(of: peer), relayDeadline(of: peer)))
     if let at = peer.hello.sendAt, peer.connectedSince != nil { next = min(next, at) }
     if let at = peer.evictions.stateAt, peer.isConnected { next = min(next, at) }
     if let at = peer.initiateAt { next = min(next, at) }
@@ -260,6 +264,7 @@ package final class Node {
     advanceSignal(to: now)
     advanceProbes(now: now)
     advanceStreams(to: now)
+    advanceRelays(to: now)
     advanceOpenings(now: now)
     advanceExpiry(to: now)
     advanceOwn(to: now)
@@ -278,6 +283,7 @@ package final class Node {
       touch(peer)
     }
     advanceStreams(of: peer, now: now)
+    advanceRelays(of: peer, now: now)
     if let at = peer.hello.sendAt, at <= now, peer.connectedSince != nil { touch(peer) }
     if let at = peer.meetAt, at <= now {
       peer.meetAt = nil

@@ -2,6 +2,7 @@
 
 #if canImport(Bytes)
   package import Bytes
+  package import Relay
   package import Tunnels
 #endif
 
@@ -123,6 +124,16 @@ package enum NodeEvent: Hashable, Sendable {
   /// Close a connection that was dialled or accepted, or give its attempt up, so
   /// that its ends can be used again at once (a reset); nothing need be told.
   case closeCarrier(UInt32)
+
+  /// Connect to a relay, then `relayConnected` or `relayClosed`.
+  case dialRelay(connection: UInt32, Endpoint)
+  /// One whole frame for it.
+  case sendRelay(connection: UInt32, [UInt8])
+  /// Close it when everything has left; nothing need be told.
+  case closeRelay(UInt32)
+  /// For who is a relay: the server's clock, and the keys of one-time tokens.
+  case serverTime(unixNanoseconds: UInt64)
+  case relaySecrets([RelaySecret])
 
   case pong(token: UInt32, roundTrip: TimeAmount, path: String)
   case pingFailed(token: UInt32, words: String)

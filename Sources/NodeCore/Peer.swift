@@ -61,7 +61,10 @@ final class Peer {
   /// The server's number of the last meeting; candidates go under it. 0 = none.
   var lastSession: UInt64 = 0
   var channel: UInt32 = 0
+  /// Through the server's relay.
   var relayCarrier: Carrier?
+  /// Through relays that nodes are.
+  var relays = PeerRelays()
   /// Its TCP connections, on trial or proven, and attempts at more.
   var streams: [PeerStream] = []
   var dialer = StreamDialer()

@@ -183,7 +183,8 @@ package struct RelayDirectory: Sendable {
     let pair = Pair(low: min(asker.member, peer.member), high: max(asker.member, peer.member))
     var entry: Given
     if let known = given[pair], now < known.until, known.expiry > unixSeconds, known.only == only,
-      !known.relays.contains(where: exclusions.contains)
+      !known.relays.contains(where: exclusions.contains),
+      known.relays.contains(where: { key in relays.values.contains { $0.key == key } })
     {
       entry = known
     } else {

@@ -9,6 +9,7 @@
   internal import Mux
   package import NodeCore
   package import Paths
+  internal import Relay
   internal import Signaling
   internal import Tunnels
 #endif
@@ -35,6 +36,11 @@ package final class SimulatedNode {
   /// Addresses of strangers that it claims as its own, so that others probe them.
   package var lies: [IPAddress] = []
   package var mutations = NodeMutations()
+  /// Of its mesh.
+  package var token = SimulatedServer.token
+  /// It is a relay for others, from its next start on.
+  package var relaySettings: SimulatedRelaySettings?
+  var relay: SimulatedRelay?
 
   // Disk: written at once or soon; a kill loses what was not.
   private var disk: [NodeRecord] = []
@@ -95,7 +101,7 @@ package final class SimulatedNode {
     world.note("\(name): started")
     var settings = NodeSettings(
       name: name, staticKey: key, incarnation: world.random.next() | 1, version: "simulated",
-      os: "none", port: port, seed: world.random.bytes(32), token: SimulatedServer.token,
+      os: "none", port: port, seed: world.random.bytes(32), token: token,
       loginCost: .cheap)
     // Some machines have instructions for AES.
     if key.publicKey[0] & 3 != 0 { settings.ciphers.insert(.aes256GCM) }
@@ -108,6 +114,7 @@ package final class SimulatedNode {
     stunFromListening.removeAll()
     setNetwork()
     setSTUNServers()
+    startRelay()
     connectSignal()
     drain()
   }
@@ -120,6 +127,7 @@ package final class SimulatedNode {
     world.statistics.kills += 1
     process += 1
     node = nil
+    relay = nil
     unsaved.removeAll()
     inbox.removeAll()
     inboxBytes = 0
@@ -338,7 +346,7 @@ package final class SimulatedNode {
         world.transmit(
           Endpoint(source, port), remote, bytes, from: index, timeToLive: segment.timeToLive)
       case .relay:
-        sendRelayed(segment.carrier, bytes)
+        if !sendToRelay(segment.carrier, bytes) { sendRelayed(segment.carrier, bytes) }
       case .tcp:
         sendStream(segment.carrier.socket, bytes)
       }
@@ -390,6 +398,16 @@ package final class SimulatedNode {
       dialCarrier(number, endpoint)
     case .closeCarrier(let number):
       closeCarrier(number)
+    case .dialRelay(let number, let endpoint):
+      dialCarrier(number, endpoint, isRelay: true)
+    case .sendRelay(let number, let frame):
+      sendStream(number, frame)
+    case .closeRelay(let number):
+      closeCarrier(number)
+    case .serverTime(let unixNanoseconds):
+      relay?.machine.setServerTime(unixNanoseconds: unixNanoseconds, now: world.now)
+    case .relaySecrets(let secrets):
+      relay?.machine.setSecrets(secrets)
     case .pong, .pingFailed:
       break
     case .store(let record):

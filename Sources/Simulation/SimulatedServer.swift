@@ -12,7 +12,12 @@
 package final class SimulatedServer {
   package struct Settings: Sendable {
     package var relayMegabits: Double?
-    package init(relayMegabits: Double? = nil) { self.relayMegabits = relayMegabits }
+    /// A second mesh, of `otherToken`.
+    package var hasOtherMesh = false
+    package init(relayMegabits: Double? = nil, hasOtherMesh: Bool = false) {
+      self.relayMegabits = relayMegabits
+      self.hasOtherMesh = hasOtherMesh
+    }
   }
 
   unowned let world: World
@@ -42,7 +47,8 @@ package final class SimulatedServer {
   package var datagramHandler:
     ((_ bytes: [UInt8], _ from: Endpoint, _ to: Endpoint) -> [(from: Endpoint, bytes: [UInt8])])?
 
-  static let token: UInt64 = 7_001_002_003
+  package static let token: UInt64 = 7_001_002_003
+  package static let otherToken: UInt64 = 8_001_002_003
   static let verifier = LoginVerifier(token: token, cost: .cheap)
   package static let endpoint = Endpoint(IPAddress(192, 0, 2, 1), 27_183)
   /// For RFC 5780's tests with two addresses; a handler need not use it.
@@ -72,6 +78,11 @@ package final class SimulatedServer {
     var server = ServerSettings(
       meshes: [MeshSettings(name: "mesh", verifier: Self.verifier)], version: "simulated",
       relayMegabits: settings.relayMegabits)
+    if settings.hasOtherMesh {
+      server.meshes.append(
+        MeshSettings(
+          name: "other", verifier: LoginVerifier(token: Self.otherToken, cost: .cheap)))
+    }
     server.relayLimits.queueBytes = 1 << 18
     core = CoordinationServer(
       settings: server, records: disk, seed: world.random.bytes(32), unixNanoseconds: wallClock,

@@ -23,6 +23,8 @@ enum StreamSegment {
 struct StreamAttempt {
   var remote: Endpoint
   var process: Int
+  /// To a relay's port, from a port of its own.
+  var isRelay = false
   var syns = 0
 }
 
@@ -42,6 +44,8 @@ final class StreamLink {
   var ends: [End]
   /// A router forgot it, or an address is gone: nothing arrives any more.
   var isDead = false
+  /// The first end's leg at the second one's relay: frames, not packets.
+  var isRelay = false
 
   init(id: UInt64, _ a: End, _ b: End) {
     self.id = id
@@ -85,8 +89,8 @@ extension NATTimers {
 // MARK: What the node asks for
 
 extension SimulatedNode {
-  func dialCarrier(_ number: UInt32, _ remote: Endpoint) {
-    streamAttempts[number] = StreamAttempt(remote: remote, process: process)
+  func dialCarrier(_ number: UInt32, _ remote: Endpoint, isRelay: Bool = false) {
+    streamAttempts[number] = StreamAttempt(remote: remote, process: process, isRelay: isRelay)
     sendSYN(number)
     for wait in StreamLink.repeats {
       world.after(wait) { world in world.nodes[self.index].sendSYN(number) }
@@ -105,13 +109,20 @@ extension SimulatedNode {
       world.violation("\(name): \(words)")
     }
     world.transmit(
-      Endpoint(address, port), attempt.remote, [], from: index, segment: .syn(number))
+      Endpoint(address, attempt.isRelay ? relayPort : port), attempt.remote, [], from: index,
+      segment: .syn(number))
   }
 
   func streamFailed(_ number: UInt32) {
     guard let attempt = streamAttempts.removeValue(forKey: number), attempt.process == process
     else { return }
-    tell { $0.carrierClosed(connection: number, now: $1) }
+    tell {
+      if attempt.isRelay {
+        $0.relayClosed(connection: number, now: $1)
+      } else {
+        $0.carrierClosed(connection: number, now: $1)
+      }
+    }
   }
 
   func closeCarrier(_ number: UInt32) {
@@ -127,12 +138,16 @@ extension SimulatedNode {
     guard node != nil else { return }
     switch segment {
     case .syn(let theirs):
+      if relay != nil, datagram.destination.port == relayPort {
+        answer(datagram, .synAck(theirs))
+        return
+      }
       guard datagram.destination.port == port else {
         answer(datagram, .refused(theirs))
         return
       }
       let ours = streamAttempts.filter {
-        $0.value.remote == datagram.source && $0.value.process == process
+        $0.value.remote == datagram.source && $0.value.process == process && !$0.value.isRelay
       }.keys.min()
       let peer = world.nodes[datagram.from]
       if let ours {
@@ -154,7 +169,7 @@ extension SimulatedNode {
       peer.lastAccepted &+= 2
       world.openStream(
         self, ours, attempt.remote, peer, peer.lastAccepted, datagram.target,
-        isAccepted: true)
+        isAccepted: true, isRelay: attempt.isRelay)
     case .refused(let ours):
       guard streamAttempts[ours]?.remote.address == datagram.source.address else { return }
       streamFailed(ours)
@@ -195,19 +210,25 @@ extension SimulatedNode {
 extension World {
   func openStream(
     _ a: SimulatedNode, _ numberA: UInt32, _ remoteA: Endpoint, _ b: SimulatedNode,
-    _ numberB: UInt32, _ remoteB: Endpoint, isAccepted: Bool
+    _ numberB: UInt32, _ remoteB: Endpoint, isAccepted: Bool, isRelay: Bool = false
   ) {
     lastStreamLink += 1
     let link = StreamLink(
       id: lastStreamLink,
       StreamLink.End(node: a.index, number: numberA, process: a.process, remote: remoteA),
       StreamLink.End(node: b.index, number: numberB, process: b.process, remote: remoteB))
+    link.isRelay = isRelay
     streamLinks[link.id] = link
     a.streamLinks[numberA] = link.id
     b.streamLinks[numberB] = link.id
     note("\(a.name) and \(b.name): TCP \(remoteA)\(isAccepted ? "" : ", opened by both")")
     a.watch.received(from: remoteA.address, bytes: StreamLink.synBytes)
     b.watch.received(from: remoteB.address, bytes: StreamLink.synBytes)
+    if isRelay {
+      guard b.relayAccepts(numberB, from: remoteB) else { return endStream(link, by: b.index) }
+      a.tell { node, now in node.relayConnected(connection: numberA, now: now) }
+      return
+    }
     b.tell {
       if isAccepted {
         $0.carrierAccepted(connection: numberB, remote: remoteB, now: $1)
@@ -236,11 +257,17 @@ extension World {
     guard backlog > StreamLink.backlogLimit, !link.ends[e].isBlocked else { return }
     link.ends[e].isBlocked = true
     let process = link.ends[e].process
-    nodes[node].node?.setConnectionBlocked(number, true)
+    let isAtRelay = link.isRelay && e == 1
+    if isAtRelay {
+      nodes[node].relay?.blocked.insert(number)
+    } else {
+      nodes[node].node?.setConnectionBlocked(number, true)
+    }
     after(.nanoseconds(Int64(Double(backlog / 2) / rate * 1e9))) { world in
       link.ends[e].isBlocked = false
       let machine = world.nodes[node]
       guard machine.process == process else { return }
+      if isAtRelay { return machine.relayHasRoom(number) }
       machine.tell { owner, _ in owner.setConnectionBlocked(number, false) }
     }
   }
@@ -261,6 +288,14 @@ extension World {
       }
       guard machine.process == end.process, let node = machine.node else { return }
       world.trace(5, UInt64(bytes.count), UInt64(end.number))
+      if link.isRelay {
+        if e == 0 {
+          machine.relayLegReceives(end.number, bytes, remote: end.remote)
+        } else {
+          machine.relayReceives(end.number, bytes)
+        }
+        return
+      }
       var bytes = bytes
       var span = bytes.mutableSpan
       var packet = span.mutableBytes
@@ -276,7 +311,7 @@ extension World {
     guard streamLinks.removeValue(forKey: link.id) != nil, !link.isDead else { return }
     guard let end = link.ends.first(where: { $0.node != node }) else { return }
     let settings = network.settings(from: node, to: end.node)
-    after(settings.delay) { $0.tellClosed(end) }
+    after(settings.delay) { $0.tellClosed(end, of: link) }
   }
 
   /// Nothing arrives any more; the transport gives up after a while.
@@ -288,13 +323,21 @@ extension World {
 
   private func expireStream(_ link: StreamLink) {
     guard streamLinks.removeValue(forKey: link.id) != nil else { return }
-    for end in link.ends { tellClosed(end) }
+    for end in link.ends { tellClosed(end, of: link) }
   }
 
-  private func tellClosed(_ end: StreamLink.End) {
+  private func tellClosed(_ end: StreamLink.End, of link: StreamLink) {
     let machine = nodes[end.node]
     guard machine.process == end.process else { return }
     machine.streamLinks[end.number] = nil
+    if link.isRelay {
+      if end.number == link.ends[1].number, end.node == link.ends[1].node {
+        machine.relayLoses(end.number)
+      } else {
+        machine.tell { $0.relayClosed(connection: end.number, now: $1) }
+      }
+      return
+    }
     machine.tell { $0.carrierClosed(connection: end.number, now: $1) }
   }
 

@@ -309,7 +309,8 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
     #expect(
       !options.takesRemoteApps && options.logLevel == .debug && options.isSuperRelay
         && options.isRelay)
-    #expect(options.notices.contains { $0.hasPrefix("-super is not active yet") })
+    #expect(options.notices.contains { $0.hasPrefix("-proxy is not active yet") })
+    #expect(!options.notices.contains { $0.contains("relay") || $0.contains("-super") || $0.contains("-bw") })
   }
 
   @Test func booleansTakeAValueOnlyWithEquals() throws {

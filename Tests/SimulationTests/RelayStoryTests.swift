@@ -1,0 +1,187 @@
+/// Pairs without a direct road, and relays that other nodes are: up from the
+/// server's relay, down again when a relay dies, up when it comes back, with
+/// streams that never notice. docs/protocol/relay.md "How the ends use it".
+import Bytes
+import NodeCore
+import Paths
+import Simulation
+import Testing
+
+/// Nodes 0 and 1 cannot reach each other; the others are what a story makes them.
+private func apart(_ seed: UInt64, nodes: Int, otherMesh: Bool = false) -> World {
+  let world = World(
+    seed: seed, server: SimulatedServer.Settings(hasOtherMesh: otherMesh))
+  for _ in 0..<nodes { world.addNode(addresses: [world.freshPublicAddress()]) }
+  world.network.cut(0, 1)
+  world.server.start()
+  world.nodes[0].start()
+  world.nodes[1].start()
+  return world
+}
+
+private func tiers(_ world: World) -> [String] {
+  [
+    world.nodes[0].tier(to: world.nodes[1]) ?? "none",
+    world.nodes[1].tier(to: world.nodes[0]) ?? "none",
+  ]
+}
+
+private func wait(
+  _ world: World, for tier: String, within: TimeAmount, _ seed: UInt64,
+  sourceLocation: SourceLocation = #_sourceLocation
+) {
+  #expect(
+    world.run(for: within) { tiers($0) == [tier, tier] },
+    "seed \(seed): \(tiers(world)) instead of \(tier)", sourceLocation: sourceLocation)
+}
+
+private func stream(_ world: World) -> Conversation {
+  var script = ApplicationScript()
+  script.bytes = 4_000_000
+  script.chunk = 1_000
+  script.pause = .milliseconds(20)
+  return world.converse(near: 0, far: 1, nearScript: script, farScript: script)
+}
+
+private let seeds: ClosedRange<UInt64> = 1...10
+
+@Suite struct RelayStories {
+  @Test func aRelayComesDiesAndReturnsUnderAStream() {
+    for seed in seeds {
+      let world = apart(seed, nodes: 3)
+      world.run(for: .seconds(5))
+      let stream = stream(world)
+      wait(world, for: "server-relay", within: .seconds(10), seed)
+      world.nodes[2].relaySettings = SimulatedRelaySettings()
+      world.nodes[2].start()
+      wait(world, for: "private-relay", within: .seconds(15), seed)
+      world.run(for: .seconds(5))
+      world.nodes[2].kill()
+      wait(world, for: "server-relay", within: .seconds(2), seed)
+      world.run(for: .seconds(3))
+      world.nodes[2].start()
+      wait(world, for: "private-relay", within: .seconds(20), seed)
+      #expect(!stream.isOver, "seed \(seed)")
+      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
+      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+
+  /// Its machine vanishes: nobody's kernel says a word.
+  @Test func aRelayVanishesSilently() {
+    for seed in seeds {
+      let world = apart(seed, nodes: 3)
+      world.nodes[2].relaySettings = SimulatedRelaySettings()
+      world.nodes[2].start()
+      world.run(for: .seconds(5))
+      let stream = stream(world)
+      wait(world, for: "private-relay", within: .seconds(15), seed)
+      world.nodes[2].kill(silently: true)
+      wait(world, for: "server-relay", within: .seconds(5), seed)
+      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
+      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+
+  /// A super relay of another mesh serves the pair and stays unknown to it; a
+  /// relay of its own is better.
+  @Test func aSuperRelayServesAnotherMesh() {
+    for seed in seeds {
+      let world = apart(seed, nodes: 4, otherMesh: true)
+      world.nodes[2].token = SimulatedServer.otherToken
+      world.nodes[2].relaySettings = SimulatedRelaySettings(isSuper: true)
+      world.nodes[2].start()
+      world.run(for: .seconds(5))
+      let stream = stream(world)
+      wait(world, for: "super-relay", within: .seconds(15), seed)
+      #expect(
+        world.nodes[0].node?.status(of: world.nodes[2].name, now: world.now) == nil,
+        "seed \(seed): the meshes see each other")
+      world.nodes[3].relaySettings = SimulatedRelaySettings()
+      world.nodes[3].start()
+      wait(world, for: "private-relay", within: .seconds(20), seed)
+      world.nodes[3].kill()
+      wait(world, for: "super-relay", within: .seconds(20), seed)
+      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
+      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+
+  /// A private relay is for its own mesh.
+  @Test func aPrivateRelayServesNoOtherMesh() {
+    for seed in seeds {
+      let world = apart(seed, nodes: 3, otherMesh: true)
+      world.nodes[2].token = SimulatedServer.otherToken
+      world.nodes[2].relaySettings = SimulatedRelaySettings()
+      world.nodes[2].start()
+      world.run(for: .seconds(5))
+      _ = stream(world)
+      world.run(for: .seconds(20))
+      #expect(tiers(world) == ["server-relay", "server-relay"], "seed \(seed)")
+    }
+  }
+
+  /// One end cannot reach the first relay: both use the other one.
+  @Test func aRelayThatOneEndCannotReachIsLeftOut() {
+    for seed in seeds {
+      let world = apart(seed, nodes: 4)
+      world.network.cut(0, 2)
+      for relay in 2...3 {
+        world.nodes[relay].relaySettings = SimulatedRelaySettings()
+        world.nodes[relay].start()
+      }
+      world.run(for: .seconds(5))
+      let stream = stream(world)
+      wait(world, for: "private-relay", within: .seconds(60), seed)
+      let used = world.nodes[0].node?.status(of: world.nodes[1].name, now: world.now)?.address
+      #expect(used?.address == world.nodes[3].addresses[0], "seed \(seed)")
+      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
+      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+
+  /// The server is away: the legs stay, and the stream with them.
+  @Test func theServerIsNotNeededByLegsThatStand() {
+    for seed in seeds {
+      let world = apart(seed, nodes: 3)
+      world.nodes[2].relaySettings = SimulatedRelaySettings()
+      world.nodes[2].start()
+      world.run(for: .seconds(5))
+      let stream = stream(world)
+      wait(world, for: "private-relay", within: .seconds(15), seed)
+      world.server.kill()
+      world.run(for: .seconds(20))
+      #expect(tiers(world) == ["private-relay", "private-relay"], "seed \(seed)")
+      world.server.start()
+      #expect(world.run(for: .seconds(150)) { _ in stream.isOver }, "seed \(seed)")
+      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+
+  /// A direct path that stands needs no leg: it is left after a minute.
+  @Test func aDirectPathEndsTheLegs() {
+    for seed in seeds {
+      let world = apart(seed, nodes: 3)
+      world.nodes[2].relaySettings = SimulatedRelaySettings()
+      world.nodes[2].start()
+      world.run(for: .seconds(5))
+      var script = ApplicationScript()
+      script.bytes = 1_000_000
+      script.chunk = 200
+      script.pause = .milliseconds(100)
+      let stream = world.converse(near: 0, far: 1, nearScript: script, farScript: script)
+      wait(world, for: "private-relay", within: .seconds(15), seed)
+      world.network.heal(0, 1)
+      #expect(
+        world.run(for: .seconds(120)) { tiers($0).allSatisfy { $0.hasPrefix("udp-") } },
+        "seed \(seed): \(tiers(world))")
+      world.run(for: .seconds(70))
+      for (a, b) in [(0, 1), (1, 0)] {
+        let paths =
+          world.nodes[a].node?.status(of: world.nodes[b].name, now: world.now)?.paths ?? []
+        #expect(!paths.contains { $0.tier == .privateRelay }, "seed \(seed)")
+      }
+      #expect(!stream.isOver && world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+}
