@@ -32,8 +32,11 @@ package enum RelayTunables {
   package static let emptyRetry = TimeAmount.minutes(5)
   /// A relay that failed a pair is not used by it for so long.
   package static let exclusion = TimeAmount.seconds(60)
-  /// From the TCP dial of one endpoint until the next one is tried.
-  package static let dialTime = TimeAmount.seconds(3)
+  /// From the TCP dial of one endpoint until the next one is tried: before the
+  /// kernel sends more SYNs than were counted.
+  package static let dialTime = StreamTunables.attemptTime
+  /// Without room in the probe budget the next look is not sooner than this.
+  package static let budgetPause = TimeAmount.milliseconds(500)
   /// From the grant to a path.
   package static let trialTime = TimeAmount.seconds(15)
   /// A direct path that has stood for so long needs no leg beside it.
@@ -50,6 +53,8 @@ struct RelayLink {
   /// Of them, the one dialled now.
   var position = 0
   var isOpen = false
+  /// The driver has been told; else the probe budget has no room yet.
+  var isDialled = false
   var due: Instant
 
   var remote: Endpoint { endpoints[position] }
@@ -238,10 +243,26 @@ extension Node {
     var link = link
     lastStream += 2
     link.isOpen = false
-    link.due = now + RelayTunables.dialTime
+    link.isDialled = false
     relayLinks[lastStream] = link
-    emit(.dialRelay(connection: lastStream, link.remote))
+    dialRelay(lastStream, now: now)
     return lastStream
+  }
+
+  /// SYNs to an address that has not answered are probes like others.
+  private func dialRelay(_ number: UInt32, now: Instant) {
+    guard let link = relayLinks[number] else { return }
+    let address = link.remote.address
+    guard
+      budget.takeConnection(address, start: now, offsets: StreamLimits.syns, now: now)
+    else {
+      relayLinks[number]?.due = max(
+        budget.nextFree(address, now: now), now + RelayTunables.budgetPause)
+      return
+    }
+    relayLinks[number]?.isDialled = true
+    relayLinks[number]?.due = now + RelayTunables.dialTime
+    emit(.dialRelay(connection: number, link.remote))
   }
 
   /// A connection of a `dialRelay` event is there.
@@ -461,6 +482,10 @@ extension Node {
 
   func advanceRelays(to now: Instant) {
     for (number, link) in relayLinks.sorted(by: { $0.key < $1.key }) where link.due <= now {
+      guard link.isDialled else {
+        dialRelay(number, now: now)
+        continue
+      }
       emit(.closeRelay(number))
       relayLost(number, now: now)
     }

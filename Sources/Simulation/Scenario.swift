@@ -19,6 +19,8 @@ package struct ScenarioSettings: Sendable {
   package var troubles = Trouble.all
   /// Everybody lives behind a router of some kind (`Scenario+Homes`).
   package var homes = false
+  /// Some nodes are relays for others.
+  package var relays = false
   /// Pairs whose ports must be guessed have this long after everybody else is
   /// back: a guess that failed waits ten minutes for the next.
   package var guessed = TimeAmount.minutes(35)
@@ -163,6 +165,10 @@ package final class Scenario {
       node.uplinkSettings.rate = [500_000, 2_000_000, 12_000_000][Int(world.pick(0...2))]
       node.uplinkSettings.stalls = world.chance(0.3) ? 0.005 : 0
       node.mutations = settings.mutations
+      if settings.relays, index == 0 || world.chance(0.25) {
+        node.relaySettings = SimulatedRelaySettings(
+          isSuper: world.chance(0.3), megabits: world.chance(0.3) ? 4 : nil)
+      }
       if settings.troubles.contains(.attacks), world.chance(0.15) {
         // Victims: nobody is there, and nobody may be bothered.
         for _ in 0..<world.pick(1...3) {

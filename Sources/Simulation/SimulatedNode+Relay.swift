@@ -109,6 +109,7 @@ extension SimulatedNode {
       case .refused(let reason, _):
         world.note("\(name): relay refuses: \(reason)")
       case .joined(let session):
+        world.statistics.relayedSessions += 1
         world.note("\(name): relay joins \(session % 1_000)")
       case .ended(let session, let ending):
         world.note("\(name): relay ends \(session % 1_000): \(ending)")

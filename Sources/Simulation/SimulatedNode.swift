@@ -414,7 +414,11 @@ package final class SimulatedNode {
       store(record)
     case .log(let line):
       switch line.code {
-      case "path": world.statistics.pathChanges += 1
+      case "path":
+        world.statistics.pathChanges += 1
+        if line.words.contains("private-relay") || line.words.contains("super-relay") {
+          world.statistics.relayPathChanges += 1
+        }
       case "session": world.statistics.sessions += 1
       case "protocol": world.violation("\(name): \(line.words)")
       default: break

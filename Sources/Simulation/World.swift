@@ -20,6 +20,9 @@ package struct WorldStatistics: Sendable {
   package var expired: UInt64 = 0
   package var pathChanges: UInt64 = 0
   package var sessions: UInt64 = 0
+  /// Joined at relays that nodes are, and changes of path to one of those.
+  package var relayedSessions: UInt64 = 0
+  package var relayPathChanges: UInt64 = 0
   package var kills: UInt64 = 0
   package var events: UInt64 = 0
   package var conversations: UInt64 = 0
@@ -40,6 +43,8 @@ package struct WorldStatistics: Sendable {
     a.expired += b.expired
     a.pathChanges += b.pathChanges
     a.sessions += b.sessions
+    a.relayedSessions += b.relayedSessions
+    a.relayPathChanges += b.relayPathChanges
     a.kills += b.kills
     a.events += b.events
     a.conversations += b.conversations

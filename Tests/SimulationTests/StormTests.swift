@@ -61,6 +61,32 @@ func runStorms(
   )
 }
 
+/// The same with relays among the nodes, which are killed, cut off and moved as
+/// all others are.
+@Test func stormsWithRelaysEndWell() async {
+  let first = environment("MARTLET_FIRST_SEED").flatMap { UInt64($0) } ?? 1
+  let count = environment("MARTLET_RELAY_SEEDS").flatMap { UInt64($0) } ?? 30
+  for (homes, seeds) in [(false, count), (true, count / 10)] {
+    var settings = homes ? ScenarioSettings.inHomes : ScenarioSettings()
+    settings.relays = true
+    if let text = environment("MARTLET_SEED"), let seed = UInt64(text) {
+      let result = Scenario.run(seed: seed, settings: settings, print: { print($0) })
+      #expect(result.violations == [], "seed \(seed)")
+      continue
+    }
+    let results = await runStorms(Array(first..<(first + seeds)), settings: settings)
+    var sum = WorldStatistics()
+    for result in results {
+      sum += result.statistics
+      #expect(result.violations == [], "seed \(result.seed), homes \(homes)")
+    }
+    let slowest = results.max { $0.recovery < $1.recovery }
+    print(
+      "simulator: relays\(homes ? " and homes" : ""), \(results.count) seeds: slowest seed \(slowest?.seed ?? 0), \(slowest?.recovery.inSeconds ?? 0) s; \(sum.relayedSessions) sessions at relays, \(sum.relayPathChanges) changes to a relay's path, \(sum.kills) kills"
+    )
+  }
+}
+
 @Test func theSameSeedGivesTheSameTrace() {
   for seed: UInt64 in 11...16 {
     var settings = ScenarioSettings()
