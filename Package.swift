@@ -111,7 +111,7 @@ let package = Package(
       "Simulation",
       [
         "Bytes", "Crypto", "NAT", "Mux", "NodeCore", "Paths", "ServerCore", "Signaling",
-        "Simulation",
+        "Simulation", "Tunnels",
       ]),
     tests("ServerCore", ["Bytes", "Crypto", "NAT", "Relay", "Signaling", "ServerCore"]),
     tests("Reactor", ["Bytes", "Reactor"]),

@@ -81,6 +81,8 @@ struct PeerRelays {
   /// A relay better than the one in use was announced.
   var wantsBetter = false
   var excluded: [(relay: [UInt8], until: Instant)] = []
+  /// What apps demand (Node+RelayPolicy.swift).
+  var policy = RelayPolicy()
 
   func isExcluded(_ relay: [UInt8]) -> Bool { excluded.contains { $0.relay == relay } }
 
@@ -134,7 +136,9 @@ extension Node {
     peer.relays.lastAsked = now
     request(
       .relayNodeRequest(
-        RelayNodeRequest(peer: peer.name, exclusions: peer.relays.excluded.map(\.relay))),
+        RelayNodeRequest(
+          peer: peer.name, only: demandedRelay(for: peer),
+          exclusions: peer.relays.excluded.map(\.relay))),
       kind: .relay(peer: peer.index), now: now)
   }
 
@@ -170,8 +174,9 @@ extension Node {
     guard peer.paths.settings.allowedTiers.allows(tier),
       !peer.relays.seats.contains(where: { $0.guest.invitation.session == grant.session })
     else { return }
-    if peer.relays.isExcluded(offer.relay) {
-      // The peer does not know that we cannot use this one.
+    if peer.relays.isExcluded(offer.relay) || !isDemanded(offer.relay, for: peer) {
+      // The peer does not know that we cannot, or shall not, use this one.
+      guard isPushed, !peer.relays.seats.contains(where: \.isProven) else { return }
       peer.relays.lastAsked = .distantPast
       wantRelay(for: peer, after: .zero, now: now)
       return

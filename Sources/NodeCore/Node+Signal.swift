@@ -531,6 +531,7 @@ extension Node {
       updateContext(of: peer)
       setOpenerHops(of: peer)
       setKeepalive(of: peer, now: now)
+      applyRelayPolicy(to: peer, now: now)
       return peer
     } catch {
       log(.error, "member-refused", "\(name) cannot be a peer: \(error)")

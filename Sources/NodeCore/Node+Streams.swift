@@ -228,7 +228,9 @@ extension Node {
 
   /// An agreed start: TCP follows UDP, or goes ahead where UDP is of no use.
   func dialStreams(to peer: Peer, at start: Instant, now: Instant) {
-    guard settings.listensTCP, !peer.isStock, !peer.paths.hasDirectPath else { return }
+    guard settings.listensTCP, !peer.isStock, !peer.paths.hasDirectPath,
+      peer.paths.settings.allowedTiers.allows(.tcpDirect)
+    else { return }
     peer.dialer.begin(
       at: start,
       isUrgent: natFacts.isUDPBlocked || peer.nat.isUDPBlocked || settings.usesTCPCarriers,

@@ -385,7 +385,9 @@ package final class Node {
   }
 
   package func replaceApps(_ apps: [AppDefinition]) throws(TunnelTableError) -> ListenChange {
-    try tunnels.replaceApps(apps)
+    let change = try tunnels.replaceApps(apps)
+    relayPoliciesChanged(now: clock)
+    return change
   }
 
   /// A line for `log app tunnel`.

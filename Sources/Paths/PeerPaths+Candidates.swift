@@ -92,6 +92,18 @@ extension PeerPaths {
     refreshDeadline(now)
   }
 
+  /// The tiers this peer may use from now on; carriers of others are forgotten.
+  package mutating func allow(_ tiers: TierSet, now: Instant) {
+    guard tiers != settings.allowedTiers else { return }
+    settings.allowedTiers = tiers
+    for i in records.indices.reversed() where !tiers.allows(records[i].tier) {
+      remove(i, reason: .notAllowed, now: now)
+    }
+    openers.removeAll()
+    choose(now: now)
+    refreshDeadline(now)
+  }
+
   /// A local UDP socket is gone, and every carrier of it.
   package mutating func socketClosed(_ socket: UInt32, now: Instant) {
     var i = 0

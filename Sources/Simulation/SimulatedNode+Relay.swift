@@ -8,6 +8,7 @@
   internal import NodeCore
   internal import Relay
   internal import Signaling
+  package import Tunnels
 #endif
 
 package struct SimulatedRelaySettings: Sendable {
@@ -40,6 +41,13 @@ final class SimulatedRelay {
 extension SimulatedNode {
   /// Where its relay listens, and from where it dials others' relays.
   var relayPort: UInt16 { port + 10_000 }
+
+  /// Apps of config.json; nobody listens for them here.
+  package func setApps(_ apps: [AppDefinition]) throws(TunnelTableError) {
+    guard let node else { return }
+    _ = try node.replaceApps(apps)
+    drain()
+  }
 
   func startRelay() {
     relay = nil

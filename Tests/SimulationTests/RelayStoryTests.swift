@@ -6,6 +6,7 @@ import NodeCore
 import Paths
 import Simulation
 import Testing
+import Tunnels
 
 /// Nodes 0 and 1 cannot reach each other; the others are what a story makes them.
 private func apart(_ seed: UInt64, nodes: Int, otherMesh: Bool = false) -> World {
@@ -154,6 +155,42 @@ private let seeds: ClosedRange<UInt64> = 1...10
       #expect(tiers(world) == ["private-relay", "private-relay"], "seed \(seed)")
       world.server.start()
       #expect(world.run(for: .seconds(150)) { _ in stream.isOver }, "seed \(seed)")
+      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+
+  /// An app that demands a relay gets one though a direct path would stand, and
+  /// the one it names; without the app the pair goes back.
+  @Test func anAppDemandsARelayAndWhichOne() throws {
+    for seed in seeds {
+      let world = apart(seed, nodes: 4)
+      world.network.heal(0, 1)
+      for relay in 2...3 {
+        world.nodes[relay].relaySettings = SimulatedRelaySettings()
+        world.nodes[relay].start()
+      }
+      world.run(for: .seconds(5))
+      var script = ApplicationScript()
+      script.bytes = 2_000_000
+      script.chunk = 500
+      script.pause = .milliseconds(50)
+      let stream = world.converse(near: 0, far: 1, nearScript: script, farScript: script)
+      wait(world, for: "udp-direct", within: .seconds(10), seed)
+      let app = try AppDefinition(
+        srcPort: 9_000, peerNode: world.nodes[1].name, dstPort: 22, forceRelay: true,
+        relayNode: world.nodes[3].name)
+      try world.nodes[0].setApps([app])
+      wait(world, for: "private-relay", within: .seconds(30), seed)
+      for node in [0, 1] {
+        let used =
+          world.nodes[node].node?.status(of: world.nodes[1 - node].name, now: world.now)?.address
+        #expect(used?.address == world.nodes[3].addresses[0], "seed \(seed)")
+      }
+      world.run(for: .seconds(30))
+      #expect(tiers(world) == ["private-relay", "private-relay"], "seed \(seed)")
+      try world.nodes[0].setApps([])
+      wait(world, for: "udp-direct", within: .seconds(60), seed)
+      #expect(world.run(for: .seconds(200)) { _ in stream.isOver }, "seed \(seed)")
       #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
     }
   }
