@@ -92,10 +92,14 @@ extension SimulatedNode {
   func dialCarrier(_ number: UInt32, _ remote: Endpoint, isRelay: Bool = false) {
     streamAttempts[number] = StreamAttempt(remote: remote, process: process, isRelay: isRelay)
     sendSYN(number)
+    // The next process counts its numbers from the same one.
+    let process = process
     for wait in StreamLink.repeats {
-      world.after(wait) { world in world.nodes[self.index].sendSYN(number) }
+      world.after(wait) { _ in if self.process == process { self.sendSYN(number) } }
     }
-    world.after(StreamLink.attemptTime) { world in world.nodes[self.index].streamFailed(number) }
+    world.after(StreamLink.attemptTime) { _ in
+      if self.process == process { self.streamFailed(number) }
+    }
   }
 
   private func sendSYN(_ number: UInt32) {
