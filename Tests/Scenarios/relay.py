@@ -4,6 +4,7 @@ takes over; c comes back and the pair with it. Strangers get nothing from c, and
 `-bw` holds.
 """
 
+import json
 import os
 import socket
 import struct
@@ -140,10 +141,50 @@ def main():
                 raise Failure(f"{rate:.2f} Mb/s with -bw {CAP}")
             return f"{rate:.2f} Mb/s with -bw {CAP}"
 
+        def an_app_demands_it():
+            """`forceRelay` and `relayNode`: away from a direct path, and back."""
+            mesh.a.heal()
+            mesh.b.heal()
+            mesh.fetch_from(9004)
+            mesh.wait_tiers("udp-direct", 60)
+            file = mesh.a.directory / "config.json"
+            config = json.loads(file.read_text())
+            config["apps"] = [{
+                "appName": "forced", "protocol": "tcp", "srcPort": 9100, "peerNode": "nodeB",
+                "dstHost": "127.0.0.1", "dstPort": 8004, "forceRelay": True,
+                "relayNode": "nodeC"}]
+            file.write_text(json.dumps(config))
+            there = mesh.wait_tiers(PRIVATE, 30)
+            time.sleep(5)
+            if mesh.tiers() != [PRIVATE, PRIVATE]:
+                raise Failure(f"went to {mesh.tiers()}")
+            config["apps"] = []
+            file.write_text(json.dumps(config))
+            back = mesh.wait_tiers("udp-direct", 60)
+            return f"on it after {there:.1f} s, direct again after {back:.1f} s"
+
+        def a_taken_port_is_said():
+            other = mesh.c.spawn(
+                BIN / "inp2pc", "-serverhost", mesh.server_host.address, "-node", "nodeD", "-token",
+                "12345678", "-config", "d.json", "-data", mesh.c.directory / "d", "-listen",
+                "127.0.0.1:7788", "-relay", "-relay-port", PORT, log="d.log")
+            wait_for("the error", lambda: f"-relay-port {PORT}" in other.text())
+            if other.popen.wait(5) != 1:
+                raise Failure(f"exit status {other.popen.returncode}")
+            other = mesh.c.spawn(
+                BIN / "inp2pc", "-serverhost", mesh.server_host.address, "-node", "nodeD", "-token",
+                "12345678", "-config", "e.json", "-data", mesh.c.directory / "d", "-listen",
+                "127.0.0.1:7788", "-super", log="e.log")
+            wait_for("the next port", lambda: f"listening on {PORT + 1}" in other.text())
+            wait_for("for all tokens", lambda: "for all tokens" in other.text())
+            other.terminate()
+
         report.step("20 MB through a node's relay", through_the_relay)
         report.step("the relay dies under a download, and returns", relay_dies_and_returns)
         report.step("strangers get nothing from a relay", strangers_get_nothing)
         report.step("-bw holds", cap_holds)
+        report.step("an app demands the relay", an_app_demands_it)
+        report.step("-relay-port taken: an error; 27185 taken: the next", a_taken_port_is_said)
     report.finish()
 
 
