@@ -55,7 +55,8 @@ let package = Package(
     target(
       "NodeCore",
       [
-        "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "Relay", "Signaling", "Tunnels",
+        "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "Relay", "Signaling",
+        "Tunnels",
       ]),
     target("ServerCore", ["Bytes", "Crypto", "NAT", "Mux", "Relay", "Signaling"]),
     target(
@@ -78,7 +79,8 @@ let package = Package(
       "Agent",
       [
         "Bytes", "Crypto", "NAT", "STUN", "WireGuard", "Mux", "Paths", "PortMapping", "Relay",
-        "Signaling", "Tunnels", "NodeCore", "Reactor", "TLS", "HTTP", "UPnP", "Transport", "CommandLine",
+        "Signaling", "Tunnels", "NodeCore", "Reactor", "TLS", "HTTP", "UPnP", "Transport",
+        "CommandLine",
       ]),
     target(
       "Server",
