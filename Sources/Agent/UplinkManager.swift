@@ -17,6 +17,8 @@ final class UplinkManager: UplinkDelegate {
   private var signal: Uplink?
   private var leg: Uplink?
   private var isLegAccepted = false
+  private var legAcceptedAt = Instant.distantPast
+  private var onlineSince = Instant.distantPast
   private var isLegBlocked = false
   private var lastNumber: UInt32 = 100
   private var addresses: [IPAddress] = []
@@ -35,6 +37,12 @@ final class UplinkManager: UplinkDelegate {
   /// spec/inp2p: reconnect after 5 s with jitter; a refused login every 60 s.
   static let reconnect = TimeAmount.seconds(5)
   static let afterRefusal = TimeAmount.seconds(60)
+  /// A connection that has stood for so long and ends was most likely forgotten
+  /// by a router: the first new one is tried at once, spread a little so that a
+  /// server that starts again is not met by everybody in one moment.
+  static let stood = TimeAmount.seconds(5)
+  static let atOnce = TimeAmount.milliseconds(500)
+  static let legAtOnce = TimeAmount.milliseconds(50)
   /// Bytes of relayed packets that wait for the kernel before the node is told
   /// to stop: more would only hide a queue (DESIGN §1.3).
   static let legBacklog = 64 * 1024
@@ -197,6 +205,11 @@ final class UplinkManager: UplinkDelegate {
     amount - .nanoseconds(Int64.random(in: 0...(amount.nanoseconds * 2 / 5), using: &agent.random))
   }
 
+  /// Anything up to `amount`.
+  private func spread(_ amount: TimeAmount) -> TimeAmount {
+    .nanoseconds(Int64.random(in: 0...amount.nanoseconds, using: &agent.random))
+  }
+
   private func schedule(after delay: TimeAmount) {
     guard !isStopped else { return }
     if let retry { agent.loop.cancel(retry) }
@@ -220,6 +233,9 @@ final class UplinkManager: UplinkDelegate {
   /// The node has ended the conversation.
   func signalMustClose(_ words: String) {
     guard let signal else { return }
+    // It may have been replaced: two machines with one key must not chase
+    // each other.
+    nextDelay = jittered(Self.reconnect)
     signal.close()
     uplinkClosed(signal, words)
   }
@@ -253,6 +269,7 @@ final class UplinkManager: UplinkDelegate {
     }
     lastWords = ""
     saidWords = ""
+    onlineSince = agent.loop.now
     agent.log.info(
       "connected to \(agent.options.serverHost):\(agent.options.serverPort) as \(agent.options.node)"
     )
@@ -277,9 +294,9 @@ final class UplinkManager: UplinkDelegate {
     }
   }
 
-  private func retryLeg() {
+  private func retryLeg(after delay: TimeAmount? = nil) {
     guard legRetry == nil, !isStopped else { return }
-    legRetry = agent.loop.schedule(after: jittered(.seconds(2))) { [weak self] in
+    legRetry = agent.loop.schedule(after: delay ?? jittered(.seconds(2))) { [weak self] in
       self?.legRetry = nil
       self?.openLeg()
     }
@@ -374,6 +391,7 @@ final class UplinkManager: UplinkDelegate {
         receiveRelayed(uplink, &message)
       } else {
         isLegAccepted = true
+        legAcceptedAt = agent.loop.now
         agent.node.legOpened(
           connection: uplink.number, remote: uplink.remote, now: agent.loop.now)
       }
@@ -392,10 +410,11 @@ final class UplinkManager: UplinkDelegate {
 
   func uplinkClosed(_ uplink: Uplink, _ words: String) {
     if uplink === leg {
+      let stood = isLegAccepted && agent.loop.now - legAcceptedAt >= Self.stood
       leg = nil
       isLegAccepted = false
       agent.node.legClosed(connection: uplink.number, now: agent.loop.now)
-      if agent.node.isOnline { retryLeg() }
+      if agent.node.isOnline { retryLeg(after: stood ? spread(Self.legAtOnce) : nil) }
     } else if uplink === signal {
       let wasOnline = agent.node.isOnline
       let wasOpen = uplink.wasUpgraded
@@ -405,6 +424,9 @@ final class UplinkManager: UplinkDelegate {
       if wasOnline {
         agent.log.warn("connection to the server lost: \(words)")
         saidWords = words
+        if nextDelay == nil, agent.loop.now - onlineSince >= Self.stood {
+          nextDelay = spread(Self.atOnce)
+        }
       }
       if !wasOnline, !wasOpen, !addresses.isEmpty {
         lastWords = words

@@ -181,6 +181,9 @@ package struct PeerPaths: Sendable {
     // Our own new mapping has to be found out first.
     if hasSession { punchAgainAt = now + PathTunables.mappingWait }
     for i in records.indices {
+      // What failed was the network of before: nothing to hold against the path.
+      records[i].failures = 0
+      records[i].holdUntil = .distantPast
       if records[i].isUp {
         records[i].wantsPing = records[i].unanswered == 0
         records[i].quietInterval = records[i].roundTrip.quiet

@@ -204,6 +204,26 @@ import Testing
   }
 }
 
+/// A path is not held back for outages of networks that we have left.
+@Test func anotherNetworkIsAFreshStart() {
+  for seed in 0..<8 as Range<UInt64> {
+    let world = World(
+      seed: seed, links: [.udp(1, delay: .milliseconds(5)), .relay(delay: .milliseconds(20))])
+    world.begin()
+    world.startTraffic(every: .milliseconds(10))
+    world.run(for: .seconds(2))
+    for change in 1...6 {
+      world.links[0].passes = [false, false]
+      world.run(for: .seconds(3))
+      world.links[0].passes = [true, true]
+      for node in 0..<2 { world.nodes[node].networkChanged(now: world.now) }
+      world.drain()
+      world.run(for: .seconds(2))
+      #expect(world.primaryTier() == .udpDirect, "change \(change), seed \(seed)")
+    }
+  }
+}
+
 /// Two equal paths whose round trips wander must not be played against each other.
 @Test func wanderingRoundTripsDoNotFlap() {
   let world = World(
