@@ -153,6 +153,8 @@ extension Node {
     for peer in peers where !peer.isRemoved {
       attachRelay(to: peer, now: now)
       if peer.channel == 0, peer.connectedSince != nil || peer.isWanted, peer.isOnline {
+        // The leg that is gone took the channel with it, however recent it was.
+        peer.lastAsked = .distantPast
         meetSoon(peer, at: now)
       }
     }
