@@ -184,43 +184,36 @@ import Testing
   #expect(worst <= 20)
 }
 
-/// What failures forced is no restlessness: after the third outage within a
-/// minute the direct path is back when its hold-down ends.
-@Test func forcedSwitchesDoNotDelayTheReturn() {
+/// Traffic through outages of the direct path, which must be back in use so
+/// long after each of them.
+private func outages(_ count: Int, back: TimeAmount, healed: (World) -> Void = { _ in }) {
   for seed in 0..<8 as Range<UInt64> {
     let world = World(
       seed: seed, links: [.udp(1, delay: .milliseconds(5)), .relay(delay: .milliseconds(20))])
     world.begin()
     world.startTraffic(every: .milliseconds(10))
     world.run(for: .seconds(2))
-    for outage in 1...3 {
+    for outage in 1...count {
       world.links[0].passes = [false, false]
       world.run(for: .seconds(3))
       #expect(world.primaryTier() == .serverRelay, "outage \(outage), seed \(seed)")
       world.links[0].passes = [true, true]
-      world.run(for: .seconds(7))
+      healed(world)
+      world.run(for: back)
       #expect(world.primaryTier() == .udpDirect, "outage \(outage), seed \(seed)")
     }
   }
 }
 
+/// What failures forced is no restlessness: after the third outage within a
+/// minute the direct path is back when its hold-down ends.
+@Test func forcedSwitchesDoNotDelayTheReturn() { outages(3, back: .seconds(7)) }
+
 /// A path is not held back for outages of networks that we have left.
 @Test func anotherNetworkIsAFreshStart() {
-  for seed in 0..<8 as Range<UInt64> {
-    let world = World(
-      seed: seed, links: [.udp(1, delay: .milliseconds(5)), .relay(delay: .milliseconds(20))])
-    world.begin()
-    world.startTraffic(every: .milliseconds(10))
-    world.run(for: .seconds(2))
-    for change in 1...6 {
-      world.links[0].passes = [false, false]
-      world.run(for: .seconds(3))
-      world.links[0].passes = [true, true]
-      for node in 0..<2 { world.nodes[node].networkChanged(now: world.now) }
-      world.drain()
-      world.run(for: .seconds(2))
-      #expect(world.primaryTier() == .udpDirect, "change \(change), seed \(seed)")
-    }
+  outages(6, back: .seconds(2)) { world in
+    for node in 0..<2 { world.nodes[node].networkChanged(now: world.now) }
+    world.drain()
   }
 }
 
