@@ -2,10 +2,12 @@
 scenarios that change something while the programs run. No scenario by itself.
 """
 
+import atexit
 import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -41,7 +43,10 @@ class Homes(Lab):
         self.file.write_text(text)
         # As an ordinary user we are root of namespaces of our own: the lab's
         # records must not go where real root's are.
-        os.environ.setdefault("MARTLET_LAB_STATE", str(self.directory / "labs"))
+        # And beside our directory, which is removed before the lab is taken down.
+        if "MARTLET_LAB_STATE" not in os.environ:
+            os.environ["MARTLET_LAB_STATE"] = tempfile.mkdtemp(prefix="martlet-labs-")
+            atexit.register(shutil.rmtree, os.environ["MARTLET_LAB_STATE"], ignore_errors=True)
         martlet("up", str(self.file), "--prefix", self.name)
 
     def machine(self, name, address=""):
@@ -115,8 +120,7 @@ class Homes(Lab):
             # Ends the programs and shows their logs; the lab itself is next.
             super().__exit__(kind, value, trace)
         finally:
-            subprocess.run([str(BIN / "martlet"), "lab", "down", "--prefix", self.name],
-                           capture_output=True, timeout=60)
+            martlet("down", "--prefix", self.name)
 
 
 def talk(lab, host, port=9000):
