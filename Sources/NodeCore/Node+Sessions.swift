@@ -307,6 +307,8 @@ extension Node {
         log(.debug, "path-suspect", "\(peer.name): lane \(lane): \(reason.rawValue)")
       case .recovered(let lane):
         log(.debug, "path-recovered", "\(peer.name): lane \(lane)")
+      case .doubted:
+        hastenHeartbeat(now: now)
       case .primaryChanged(let from, let to, let reason):
         // Also what left on it after the suspicion, while there was no other:
         // it is sent again at once (DESIGN §1.3).

@@ -670,10 +670,24 @@ extension Node {
       if requests.values.contains(where: { $0.due <= now }) {
         closeSignal("the server does not answer", now: now)
       } else if heartbeatAt <= now {
-        heartbeatAt = now + NodeLimits.heartbeat
-        request(.heartbeat, kind: .heartbeat, now: now)
+        sendHeartbeat(now: now)
       }
     }
+  }
+
+  private func sendHeartbeat(now: Instant) {
+    heartbeatAt = now + NodeLimits.heartbeat
+    request(.heartbeat, kind: .heartbeat, now: now)
+  }
+
+  /// A path fails: the router that forgot it may have forgotten the connection to
+  /// the server as well, and then nothing of the server's comes in before
+  /// something of ours goes out.
+  func hastenHeartbeat(now: Instant) {
+    guard isOnline, heartbeatAt - now <= NodeLimits.heartbeat - NodeLimits.heartbeatGap else {
+      return
+    }
+    sendHeartbeat(now: now)
   }
 
   // MARK: Records

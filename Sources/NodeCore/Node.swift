@@ -287,7 +287,9 @@ package final class Node {
     if let at = peer.hello.sendAt, at <= now, peer.connectedSince != nil { touch(peer) }
     if let at = peer.meetAt, at <= now {
       peer.meetAt = nil
-      meet(peer, now: now)
+      // What it was wanted for may have come meanwhile.
+      let isMet = peer.paths.hasDatagramPath && (peer.channel != 0 || leg == nil)
+      if !isMet { meet(peer, now: now) }
     }
     if let at = peer.evictions.stateAt, at <= now { touch(peer) }
     if let at = peer.initiateAt, at <= now {

@@ -19,6 +19,8 @@ package enum NodeLimits {
   package static let linger: TimeAmount = .minutes(5)
   package static let lingerAfterSleep: TimeAmount = .hours(12)
   package static let heartbeat: TimeAmount = .seconds(30)
+  /// Between two of them, whatever happens.
+  package static let heartbeatGap: TimeAmount = .seconds(1)
   /// A heartbeat or request without an answer for this long ends the connection.
   package static let answerDue: TimeAmount = .seconds(15)
   /// The server is given this long from connection to welcome.

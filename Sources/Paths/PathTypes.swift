@@ -194,6 +194,8 @@ package enum PathEvent: Equatable, Sendable {
   case suspect(lane: UInt8, reason: PathReason)
   /// A suspect path has answered.
   case recovered(lane: UInt8)
+  /// The path in use does not answer as it should; the others are being asked.
+  case doubted
   case primaryChanged(from: UInt8?, to: UInt8?, reason: PathReason)
   case maximumPacketChanged(lane: UInt8, maximumPacket: Int)
   case allPathsDead

@@ -183,6 +183,7 @@ extension PeerPaths {
 
   /// Finds out now which other paths stand, so that the switch need not wait.
   mutating func askOthers(than i: Int, now: Instant) {
+    emit(.doubted)
     for other in records.indices where other != i && records[other].isUp {
       guard records[other].unanswered == 0, now - records[other].lastPong > .milliseconds(50)
       else { continue }

@@ -68,6 +68,19 @@ package struct ProbeBudget: Sendable {
     return true
   }
 
+  /// The connection is there or given up: what of its SYNs has not left by now
+  /// never will. `start` and `offsets` as they were taken.
+  package mutating func returnConnection(
+    _ address: IPAddress, start: Instant, offsets: [TimeAmount], now: Instant
+  ) {
+    _ = settle(address, now: now)
+    guard var times = expected[address] else { return }
+    for offset in offsets where start + offset > now + StreamLimits.synSlack {
+      if let i = times.firstIndex(of: start + offset) { times.remove(at: i) }
+    }
+    expected[address] = times.isEmpty ? nil : times
+  }
+
   /// SYNs that have left by now are packets like others.
   /// - Returns: how many more leave within one window from now.
   private mutating func settle(_ address: IPAddress, now: Instant) -> Int {

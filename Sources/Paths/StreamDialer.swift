@@ -58,6 +58,8 @@ package enum StreamLimits {
   package static let punchSyns: [TimeAmount] = [
     0, 1, 2, 3, 4, 5, 7, 11, 15, 19, 31, 35, 63, 67,
   ].map { TimeAmount.seconds($0) }
+  /// A SYN due so soon may still leave after the attempt was given up.
+  package static let synSlack = TimeAmount.milliseconds(20)
 }
 
 package enum StreamTunables {
@@ -94,14 +96,23 @@ package struct StreamDialer: Sendable {
     var state = State.over
     var attempts = 0
     var next = Instant.distantFuture
-    /// Its SYNs are taken from the budget.
-    var isPaid = false
+    /// Its SYNs are taken from the budget, the first of them for this time.
+    var paidFrom: Instant?
 
     var isPunch: Bool { candidate.tier == .tcpPunch }
+    var syns: [TimeAmount] { isPunch ? StreamLimits.punchSyns : StreamLimits.syns }
+  }
+
+  /// SYNs that were taken from the budget and may not leave any more.
+  private struct Unused {
+    let address: IPAddress
+    let start: Instant
+    let offsets: [TimeAmount]
   }
 
   private var entries: [Entry] = []
   private var cancels: [UInt32] = []
+  private var unused: [Unused] = []
   private var wantsMapping = false
   private var start = Instant.distantPast
   private var isStopped = true
@@ -119,6 +130,7 @@ package struct StreamDialer: Sendable {
     where !candidates.contains(where: { $0.endpoint == entries[i].candidate.endpoint }) {
       // A connection that is being asked for may still be met half-way.
       if case .dialling = entries[i].state { continue }
+      giveBack(i)
       entries.remove(at: i)
     }
     for candidate in candidates {
@@ -149,10 +161,11 @@ package struct StreamDialer: Sendable {
     isStopped = false
     wantsMapping = true
     self.isSecond = isSecond
+    returnUnused(to: &budget, now: now)
     for i in entries.indices {
       if case .dialling = entries[i].state, entries[i].isPunch { continue }
       // Its room in the budget is for the time that was said.
-      if entries[i].state == .waiting, entries[i].isPaid { continue }
+      if entries[i].state == .waiting, entries[i].paidFrom != nil { continue }
       abandon(i)
       entries[i].attempts = 0
       entries[i].state = .waiting
@@ -171,7 +184,7 @@ package struct StreamDialer: Sendable {
   }
 
   package var nextDeadline: Instant {
-    guard cancels.isEmpty else { return .distantPast }
+    guard cancels.isEmpty, unused.isEmpty else { return .distantPast }
     guard !isStopped else { return .distantFuture }
     var next = wantsMapping ? start : Instant.distantFuture
     for entry in entries where entry.state != .over { next = min(next, entry.next) }
@@ -182,6 +195,7 @@ package struct StreamDialer: Sendable {
   package mutating func poll(
     lastNumber: inout UInt32, budget: inout ProbeBudget, now: Instant
   ) -> StreamDialAction? {
+    returnUnused(to: &budget, now: now)
     if let number = cancels.popLast() { return .cancel(number: number) }
     guard !isStopped else { return nil }
     if wantsMapping, now >= start {
@@ -193,7 +207,6 @@ package struct StreamDialer: Sendable {
       case .over: continue
       case .waiting:
         guard take(i, budget: &budget, now: now) else { continue }
-        entries[i].isPaid = false
         lastNumber &+= 2
         entries[i].attempts += 1
         entries[i].state = .dialling(lastNumber)
@@ -213,6 +226,7 @@ package struct StreamDialer: Sendable {
   package mutating func opened(number: UInt32) -> StreamCandidate? {
     guard let i = index(of: number) else { return nil }
     entries[i].state = .over
+    giveBack(i)
     return entries[i].candidate
   }
 
@@ -234,6 +248,7 @@ package struct StreamDialer: Sendable {
   }
 
   private mutating func again(_ i: Int, now: Instant) {
+    giveBack(i)
     let isAgain = !entries[i].isPunch && entries[i].attempts < StreamLimits.attempts
     entries[i].state = isAgain ? .waiting : .over
     entries[i].next = now + StreamTunables.pause
@@ -242,22 +257,34 @@ package struct StreamDialer: Sendable {
   private mutating func abandon(_ i: Int) {
     if case .dialling(let number) = entries[i].state { cancels.append(number) }
     entries[i].state = .over
-    entries[i].isPaid = false
+    giveBack(i)
+  }
+
+  /// The budget is the caller's: it has them back with the next call that names it.
+  private mutating func giveBack(_ i: Int) {
+    guard let start = entries[i].paidFrom else { return }
+    entries[i].paidFrom = nil
+    unused.append(
+      Unused(
+        address: entries[i].candidate.endpoint.address, start: start, offsets: entries[i].syns))
+  }
+
+  private mutating func returnUnused(to budget: inout ProbeBudget, now: Instant) {
+    while let last = unused.popLast() {
+      budget.returnConnection(last.address, start: last.start, offsets: last.offsets, now: now)
+    }
   }
 
   /// SYNs to an address that has not answered are probes like others.
   private mutating func take(_ i: Int, budget: inout ProbeBudget, now: Instant) -> Bool {
-    if entries[i].isPaid { return true }
+    if entries[i].paidFrom != nil { return true }
     let address = entries[i].candidate.endpoint.address
-    guard
-      budget.takeConnection(
-        address, start: max(entries[i].next, now),
-        offsets: entries[i].isPunch ? StreamLimits.punchSyns : StreamLimits.syns, now: now)
-    else {
+    let start = max(entries[i].next, now)
+    guard budget.takeConnection(address, start: start, offsets: entries[i].syns, now: now) else {
       entries[i].next = max(entries[i].next, budget.nextFree(address, now: now))
       return false
     }
-    entries[i].isPaid = true
+    entries[i].paidFrom = start
     return true
   }
 }

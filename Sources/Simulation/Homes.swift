@@ -130,7 +130,8 @@ extension World {
   // MARK: What happens to routers
 
   /// Off and on again: all mappings are lost, and perhaps the address changes.
-  /// Connections to the server live on with the address, else they hear
+  /// Connections to the server live on with the address, though nothing of the
+  /// server's comes in before the node has sent something; else they hear
   /// nothing any more.
   package func reboot(
     _ site: Site, downFor outage: TimeAmount = .zero, address: IPAddress? = nil
@@ -143,7 +144,7 @@ extension World {
     }
     site.box.reboot(address: address)
     site.streamBox.reboot(address: address)
-    for node in nodesBehind(site) { breakStreams(ofNode: node) }
+    forgetConnections(of: site)
     guard outage > .zero else { return }
     setDown(site, true)
     after(outage) { $0.setDown(site, false) }
@@ -154,7 +155,22 @@ extension World {
     note("router \(site.number) rebinds")
     site.box.rebind(now: now)
     site.streamBox.rebind(now: now)
-    for node in nodesBehind(site) { breakStreams(ofNode: node) }
+    forgetConnections(of: site)
+  }
+
+  private func forgetConnections(of site: Site) {
+    for node in nodesBehind(site) {
+      breakStreams(ofNode: node)
+      for pipe in pipes.values where pipe.node == node { pipe.forget() }
+    }
+  }
+
+  /// A router on the way resets the relay leg of a node: both ends hear of it.
+  package func resetLeg(_ node: SimulatedNode) {
+    for id in pipes.keys.sorted() {
+      guard let pipe = pipes[id], pipe.node == node.index, pipe.purpose == .relay else { continue }
+      pipe.expire()
+    }
   }
 
   /// The line of a home breaks or is mended, for datagrams and connections.

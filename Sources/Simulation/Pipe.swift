@@ -50,11 +50,18 @@ final class Pipe {
   /// An address that is gone: nothing arrives any more.
   var isBlackHole = false
   var isCutSince: Instant?
+  /// A router on the node's side has forgotten the connection: nothing comes in
+  /// before something has gone out. The transport repeats what was lost, later
+  /// and later (RFC 6298).
+  private var isForgotten = false
+  private var heldSince: Instant?
   private var up = Direction()
   private var down = Direction()
 
   /// Bytes not yet on the wire above which the sender is told to wait.
   static let backlogLimit = 64 * 1024
+  /// The first repetition of what was lost comes no sooner.
+  static let retransmission = TimeAmount.milliseconds(200)
   /// Bytes not yet on the wire above which messages are refused.
   static let backlogCeiling = 4 << 20
   /// The transport gives a silent peer up after this (TCP_USER_TIMEOUT).
@@ -140,6 +147,22 @@ final class Pipe {
     direction.items.append((arrives, item))
     if toServer { up = direction } else { down = direction }
     world.schedule(.pipe(id, toServer: toServer), at: arrives)
+    if toServer { remember() }
+  }
+
+  /// The router starts anew.
+  func forget() { isForgotten = true }
+
+  /// The node has sent something: its router knows the connection again. What
+  /// waited comes with the next repetition.
+  func remember() {
+    guard isForgotten, !isStalled else { return }
+    isForgotten = false
+    guard let since = heldSince else { return }
+    heldSince = nil
+    var wait = Self.retransmission
+    while since + wait < world.now { wait = wait * 2 + Self.retransmission }
+    world.schedule(.pipe(id, toServer: false), at: since + wait + settings.delay)
   }
 
   /// The road is open again: the transport sends what waited.
@@ -155,6 +178,10 @@ final class Pipe {
     guard !isStalled else { return }
     // A host that sleeps reads nothing; its kernel keeps the bytes.
     if !toServer, world.nodes[node].isSuspended { return }
+    if !toServer, isForgotten {
+      if heldSince == nil { heldSince = world.now }
+      return
+    }
     while world.pipes[id] != nil {
       let direction = toServer ? up : down
       guard direction.head < direction.items.count, direction.items[direction.head].at <= world.now
@@ -246,6 +273,7 @@ extension World {
   private func keepAlive(_ id: UInt32) {
     after(.seconds(30)) { world in
       guard let pipe = world.pipes[id] else { return }
+      pipe.remember()
       if !pipe.isBlackHole, !world.nodes[pipe.node].uplinkSettings.isCut, !world.server.isSilent,
         pipe.serverProcess != world.server.process || !world.server.isRunning
       {

@@ -264,7 +264,9 @@ private func ready(_ seed: UInt64 = 1) -> PeerPaths {
         case .primaryChanged(_, let to, _):
           #expect(to.map { up.contains($0) } ?? true, "seed \(seed)")
         case .allPathsDead: #expect(up.isEmpty, "seed \(seed)")
-        case .observedAddress, .wantsPunch, .wantsSockets, .guessEnded, .gapPassed, .gapShut: break
+        case .observedAddress, .doubted, .wantsPunch, .wantsSockets, .guessEnded, .gapPassed,
+          .gapShut:
+          break
         }
       }
       #expect(world.nodes[node].history.count <= PathLimits.history)

@@ -195,3 +195,44 @@ private struct End {
     #expect(sent.count > 100, "seed \(seed)")
   }
 }
+
+/// What never leaves must not keep others from leaving.
+@Test func synsThatNeverLeaveAreGivenBack() {
+  /// Datagrams that the budget still lets through.
+  func room(_ end: End) -> Int {
+    var budget = end.budget
+    var count = 0
+    while budget.take(peer, bytes: 60, now: end.now) { count += 1 }
+    return count
+  }
+  var end = End()
+  end.dialer.setCandidates([hidden], now: start)
+  end.begin()
+  end.run(for: .milliseconds(100))
+  #expect(room(end) < PathLimits.probesPerAddress - 5)
+  // UDP was faster: not one of them leaves.
+  end.dialer.stop()
+  end.run(for: .milliseconds(1))
+  #expect(room(end) == PathLimits.probesPerAddress)
+
+  // Given up on the way: those of 0.4, 1.4 and 2.4 s have left.
+  end.begin()
+  end.run(for: .milliseconds(2_500))
+  end.dialer.stop()
+  end.run(for: .milliseconds(1))
+  #expect(room(end) == PathLimits.probesPerAddress - 3)
+
+  // Refused, and opened: the kernel repeats neither.
+  end.run(for: .seconds(20))
+  end.begin(urgent: true)
+  end.run(for: .milliseconds(10))
+  let isOurs = end.dialer.failed(number: end.number, now: end.now)
+  #expect(isOurs)
+  end.run(for: .milliseconds(1))
+  #expect(room(end) == PathLimits.probesPerAddress - 1)
+  end.begin(urgent: true)
+  end.run(for: .milliseconds(10))
+  #expect(end.dialer.opened(number: end.number) == hidden)
+  end.run(for: .milliseconds(1))
+  #expect(room(end) == PathLimits.probesPerAddress - 2)
+}

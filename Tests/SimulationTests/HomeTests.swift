@@ -248,6 +248,16 @@ import Testing
     #expect(worst < .milliseconds(1_000))
   }
 
+  /// The relay leg falls with the path, and what the server says of the new
+  /// channel cannot come in before the node has spoken.
+  @Test func aRelayThatFallsWithThePathIsBackWithinASecond() {
+    let worst = report("both routers rebind and one relay leg is reset") { world, homes in
+      for home in homes { world.rebind(home.site) }
+      world.after(.milliseconds(100)) { $0.resetLeg($0.nodes[1]) }
+    }
+    #expect(worst < .milliseconds(1_000))
+  }
+
   @Test func anotherAddressAtHomeIsFollowedWithinASecond() {
     let worst = report("the near end gets another address") { world, homes in
       world.nodes[0].move(to: [homes[0].site.freshAddress()])
