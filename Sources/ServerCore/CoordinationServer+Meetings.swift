@@ -83,7 +83,10 @@ extension CoordinationServer {
       let isSamePair =
         meeting.told[0] == meeting.initiator.connection?.id
         && meeting.told[1] == meeting.responder.connection?.id
-      guard side == 1, now - start < ServerLimits.crossing, isSamePair else { return false }
+      // Who has lost the relay leg since then asks for another channel.
+      guard side == 1, now - start < ServerLimits.crossing, isSamePair,
+        hasEveryChannel(meeting)
+      else { return false }
       statistics.crossings += 1
       meeting.candidates[1] = connect.candidates
       meeting.nats[1] = connect.nat
@@ -174,12 +177,19 @@ extension CoordinationServer {
     meeting.requests = []
   }
 
+  /// Both have a leg, and the channel leads over these two; or there can be none.
+  private func hasEveryChannel(_ meeting: Meeting) -> Bool {
+    guard let a = meeting.initiator.leg?.id, let b = meeting.responder.leg?.id else { return true }
+    guard let channel = meeting.channel else { return false }
+    return router.isOpen(channel.id) && meeting.legs == [a, b]
+  }
+
   private func openChannel(_ meeting: Meeting, now: Instant) {
     guard let a = meeting.initiator.leg?.id, let b = meeting.responder.leg?.id else {
       closeChannel(meeting, now: now)
       return
     }
-    if let channel = meeting.channel, router.isOpen(channel.id), meeting.legs == [a, b] { return }
+    if hasEveryChannel(meeting) { return }
     closeChannel(meeting, now: now)
     do {
       let channel = try router.open(

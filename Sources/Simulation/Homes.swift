@@ -165,14 +165,6 @@ extension World {
     }
   }
 
-  /// A router on the way resets the relay leg of a node: both ends hear of it.
-  package func resetLeg(_ node: SimulatedNode) {
-    for id in pipes.keys.sorted() {
-      guard let pipe = pipes[id], pipe.node == node.index, pipe.purpose == .relay else { continue }
-      pipe.expire()
-    }
-  }
-
   /// The line of a home breaks or is mended, for datagrams and connections.
   package func setDown(_ site: Site, _ isDown: Bool) {
     guard site.isDown != isDown else { return }

@@ -1,6 +1,7 @@
 /// The node's connections to the server, as the agent keeps them: reconnects
-/// after 3–5 s, a refused login after 60 s; the relay leg follows `online`, its
-/// first message from the server accepts it.
+/// after 3–5 s, at once when the connection had stood, a refused login after
+/// 60 s; the relay leg follows `online`, its first message from the server
+/// accepts it.
 
 #if canImport(Bytes)
   internal import Bytes
@@ -19,12 +20,18 @@ struct UplinkState {
   var retry: UInt64 = 0
   var isRetrying = false
   var isLegRetrying = false
+  var onlineSince = Instant.distantPast
+  var legAcceptedAt = Instant.distantPast
 }
 
 extension SimulatedNode {
   static let reconnect = TimeAmount.seconds(5)
   static let legReconnect = TimeAmount.seconds(2)
   static let afterRefusal = TimeAmount.seconds(60)
+  /// A connection that has stood for so long is replaced at once (decision 0023).
+  static let stood = TimeAmount.seconds(5)
+  static let atOnce = TimeAmount.milliseconds(500)
+  static let legAtOnce = TimeAmount.milliseconds(50)
 
   func connectSignal() {
     uplink.isRetrying = false
@@ -93,6 +100,11 @@ extension SimulatedNode {
     world.note("\(name): signalling lost: \(words)")
     uplink.signal = nil
     uplink.isSignalOpen = false
+    if node?.isOnline == true, uplink.nextDelay == nil,
+      world.now - uplink.onlineSince >= Self.stood
+    {
+      uplink.nextDelay = world.time(.zero, Self.atOnce)
+    }
     node?.signalClosed(now: world.now)
     retrySignal(after: uplink.nextDelay ?? jittered(Self.reconnect))
     uplink.nextDelay = nil
@@ -100,6 +112,7 @@ extension SimulatedNode {
 
   func online() {
     world.note("\(name): online")
+    uplink.onlineSince = world.now
     if let old = uplink.leg {
       // A leg of an earlier login is void.
       world.pipes[old]?.close(toServer: true)
@@ -117,22 +130,28 @@ extension SimulatedNode {
   }
 
   private func legGone(_ id: UInt32) {
+    let stood = uplink.isLegAccepted && world.now - uplink.legAcceptedAt >= Self.stood
     uplink.leg = nil
     uplink.isLegOpen = false
     uplink.isLegAccepted = false
     node?.legClosed(connection: id, now: world.now)
-    if node?.isOnline == true { retryLeg() }
+    guard node?.isOnline == true else { return }
+    retryLeg(after: stood ? world.time(.zero, Self.legAtOnce) : jittered(Self.legReconnect))
   }
 
-  private func retryLeg() {
+  private func retryLeg(after delay: TimeAmount) {
     guard !uplink.isLegRetrying else { return }
     uplink.isLegRetrying = true
     let process = process
-    world.after(jittered(Self.legReconnect)) { world in
+    world.after(delay) { world in
       let me = world.nodes[self.index]
       guard me.process == process else { return }
       me.uplink.isLegRetrying = false
-      if me.isSuspended { me.retryLeg() } else { me.openLeg() }
+      if me.isSuspended {
+        me.retryLeg(after: me.jittered(Self.legReconnect))
+      } else {
+        me.openLeg()
+      }
     }
   }
 
@@ -193,6 +212,7 @@ extension SimulatedNode {
       node.signalReceived(bytes, now: world.now)
     } else if !uplink.isLegAccepted {
       uplink.isLegAccepted = true
+      uplink.legAcceptedAt = world.now
       node.legOpened(
         connection: pipe.id, remote: SimulatedServer.endpoint, now: world.now)
     } else {
