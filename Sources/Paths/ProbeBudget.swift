@@ -68,6 +68,18 @@ package struct ProbeBudget: Sendable {
     return true
   }
 
+  /// A connection that room was taken for does not begin at `start`. What has been
+  /// counted as sent meanwhile stays so.
+  package mutating func cancelConnection(
+    _ address: IPAddress, start: Instant, offsets: [TimeAmount]
+  ) {
+    guard var times = expected[address] else { return }
+    for offset in offsets {
+      if let i = times.firstIndex(of: start + offset) { times.remove(at: i) }
+    }
+    expected[address] = times.isEmpty ? nil : times
+  }
+
   /// SYNs that have left by now are packets like others.
   /// - Returns: how many more leave within one window from now.
   private mutating func settle(_ address: IPAddress, now: Instant) -> Int {

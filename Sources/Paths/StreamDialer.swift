@@ -94,8 +94,8 @@ package struct StreamDialer: Sendable {
     var state = State.over
     var attempts = 0
     var next = Instant.distantFuture
-    /// Its SYNs are taken from the budget.
-    var isPaid = false
+    /// Its SYNs are taken from the budget, for a connection that begins then.
+    var paidFor: Instant?
 
     var isPunch: Bool { candidate.tier == .tcpPunch }
   }
@@ -152,7 +152,7 @@ package struct StreamDialer: Sendable {
     for i in entries.indices {
       if case .dialling = entries[i].state, entries[i].isPunch { continue }
       // Its room in the budget is for the time that was said.
-      if entries[i].state == .waiting, entries[i].isPaid { continue }
+      if entries[i].state == .waiting, entries[i].paidFor != nil { continue }
       abandon(i)
       entries[i].attempts = 0
       entries[i].state = .waiting
@@ -193,7 +193,7 @@ package struct StreamDialer: Sendable {
       case .over: continue
       case .waiting:
         guard take(i, budget: &budget, now: now) else { continue }
-        entries[i].isPaid = false
+        entries[i].paidFor = nil
         lastNumber &+= 2
         entries[i].attempts += 1
         entries[i].state = .dialling(lastNumber)
@@ -242,22 +242,26 @@ package struct StreamDialer: Sendable {
   private mutating func abandon(_ i: Int) {
     if case .dialling(let number) = entries[i].state { cancels.append(number) }
     entries[i].state = .over
-    entries[i].isPaid = false
+    entries[i].paidFor = nil
   }
 
-  /// SYNs to an address that has not answered are probes like others.
+  /// SYNs to an address that has not answered are probes like others. Those of a
+  /// connection that begins later than it was paid for (we stood still) leave
+  /// later too.
   private mutating func take(_ i: Int, budget: inout ProbeBudget, now: Instant) -> Bool {
-    if entries[i].isPaid { return true }
+    let begin = max(entries[i].next, now)
+    if entries[i].paidFor == begin { return true }
     let address = entries[i].candidate.endpoint.address
-    guard
-      budget.takeConnection(
-        address, start: max(entries[i].next, now),
-        offsets: entries[i].isPunch ? StreamLimits.punchSyns : StreamLimits.syns, now: now)
-    else {
+    let offsets = entries[i].isPunch ? StreamLimits.punchSyns : StreamLimits.syns
+    if let former = entries[i].paidFor {
+      budget.cancelConnection(address, start: former, offsets: offsets)
+    }
+    entries[i].paidFor = nil
+    guard budget.takeConnection(address, start: begin, offsets: offsets, now: now) else {
       entries[i].next = max(entries[i].next, budget.nextFree(address, now: now))
       return false
     }
-    entries[i].isPaid = true
+    entries[i].paidFor = begin
     return true
   }
 }

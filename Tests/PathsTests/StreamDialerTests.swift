@@ -195,3 +195,24 @@ private struct End {
     #expect(sent.count > 100, "seed \(seed)")
   }
 }
+
+/// Paid for, then we stood still: its SYNs leave later than was said, and count
+/// at the time at which they leave.
+@Test func aConnectionThatBeginsLateIsCountedWhenItBegins() {
+  for pause: Int64 in [0, 1, 30, 900, 3_000, 9_000, 12_000, 56_000] {
+    var end = End()
+    end.dialer.setCandidates([hidden], now: start)
+    end.begin()
+    end.now += .milliseconds(400 + pause)
+    end.run(for: .zero)
+    #expect(end.dials.map(\.at) == [Double(400 + pause)])
+    let begin = end.now
+    var packets = StreamLimits.punchSyns.count { $0 < PathLimits.budgetWindow }
+    while end.now < begin + PathLimits.budgetWindow {
+      if end.budget.take(peer, bytes: 60, now: end.now) { packets += 1 }
+      end.now += .milliseconds(50)
+    }
+    #expect(packets <= PathLimits.probesPerAddress, "\(pause) ms late")
+    #expect(packets >= PathLimits.probesPerAddress - 4, "\(pause) ms late")
+  }
+}
