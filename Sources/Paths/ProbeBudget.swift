@@ -59,6 +59,7 @@ package struct ProbeBudget: Sendable {
       windows[address] = Window()
     }
     let ahead = settle(address, now: now)
+    windows[address]?.expire(now)
     let soon = offsets.count { start + $0 < now + PathLimits.budgetWindow }
     guard let window = windows[address],
       window.count + ahead + soon <= PathLimits.probesPerAddress,

@@ -196,6 +196,20 @@ private struct End {
   }
 }
 
+/// Though nobody has asked in between what the address may get.
+@Test func connectionsFindTheRoomThatTimeHasMade() {
+  var budget = ProbeBudget()
+  for _ in 0..<PathLimits.probesPerAddress { _ = budget.take(peer, bytes: 60, now: start) }
+  let offsets = StreamLimits.punchSyns
+  let early = start + .milliseconds(9_900)
+  let isEarly = budget.takeConnection(peer, start: early, offsets: offsets, now: early)
+  #expect(!isEarly)
+  #expect(budget.nextFree(peer, now: early) == start + PathLimits.budgetWindow)
+  let late = start + PathLimits.budgetWindow
+  let isLate = budget.takeConnection(peer, start: late, offsets: offsets, now: late)
+  #expect(isLate)
+}
+
 /// Paid for, then we stood still: its SYNs leave later than was said, and count
 /// at the time at which they leave.
 @Test func aConnectionThatBeginsLateIsCountedWhenItBegins() {
