@@ -35,6 +35,15 @@ struct PortGuess: Sendable {
   /// The next burst, the next round, or the end.
   var nextAction: Instant
   var endsAt: Instant
+  /// When room for the round that runs was taken from the budget.
+  var paidAt = Instant.distantPast
+}
+
+/// Guesses that room was taken for and that nobody needs any more.
+struct UnusedGuesses: Sendable {
+  var address: IPAddress
+  var packets: Int
+  var paidAt: Instant
 }
 
 extension PeerPaths {
@@ -378,6 +387,7 @@ extension PeerPaths {
       .guessStarted, .udp(socket: 0, remote: running.target), lane: nil, Int64(count),
       Int64(running.roundsLeft), now)
     running.roundsLeft -= 1
+    running.paidAt = now
     running.ports = ports
     running.sockets = running.role == .moving ? running.openSockets.reversed() : []
     return true
@@ -391,6 +401,11 @@ extension PeerPaths {
   mutating func endGuess(failed: Bool, now: Instant) {
     guard let ended = guess else { return }
     guess = nil
+    let unused = ended.ports.count + ended.sockets.count
+    if unused > 0 {
+      unusedGuesses = UnusedGuesses(
+        address: ended.address, packets: unused, paidAt: ended.paidAt)
+    }
     if failed {
       note(.guessFailed, .udp(socket: 0, remote: ended.target), lane: nil, 0, 0, now)
     }
