@@ -247,8 +247,11 @@ extension PeerPaths {
       guard running.role == .fixed, peerNAT.allocatorStep != 0, running.target != reflexive
       else { return }
       running.target = reflexive
-      if running.ports.isEmpty { running.nextAction = now }
-      running.ports = running.ports.isEmpty ? [] : predictedPorts(from: reflexive.port)
+      if running.ports.isEmpty, running.roundsLeft < PathLimits.guessRounds {
+        running.nextAction = now
+      }
+      // No more of them than room was taken for: from the end, which comes first.
+      running.ports = predictedPorts(from: reflexive.port).suffix(running.ports.count)
       guess = running
       return
     }
@@ -267,10 +270,12 @@ extension PeerPaths {
 
   private func predictedPorts(from base: UInt16) -> [UInt16] {
     let step = Int(peerNAT.allocatorStep)
+    let before = PathLimits.predictedBefore
     var result: [UInt16] = []
     // Last first: they are taken from the end.
-    for k in stride(from: PathLimits.predictedPorts, through: 1, by: -1) {
-      if let port = UInt16(exactly: Int(base) + k * step), port >= 1024 { result.append(port) }
+    let behind = stride(from: PathLimits.predictedPorts - before, through: 1, by: -1)
+    for k in Array(-before...(-1)) + Array(behind) {
+      result.append(PathTunables.port(base, plus: k * step))
     }
     return result
   }

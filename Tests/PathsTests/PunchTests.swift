@@ -257,7 +257,20 @@ private struct End {
   let guessed = end.pings(to: publicPeer).filter { $0.probe.carrier != reflexive }
   #expect(
     guessed.map(\.probe.carrier.remote.port)
-      == (1...128 as ClosedRange<UInt16>).map { 4000 + 2 * $0 })
+      == (1...96 as ClosedRange<UInt16>).map { 4000 + 2 * $0 }
+      + (1...32 as ClosedRange<UInt16>).map { 4000 - 2 * $0 })
+}
+
+@Test func aCounterBeginsAnewBehindTheLastPort() {
+  var counting = symmetric
+  counting.allocatorStep = 1
+  let last = Carrier.udp(socket: 1, remote: Endpoint(publicPeer, 65_500))
+  var end = End(seed: 14, peer: counting)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.meet(at: last)
+  end.run(for: .seconds(2))
+  let guessed = end.pings(to: publicPeer).map(\.probe.carrier).filter { $0 != last }
+  #expect(guessed.map(\.remote.port) == Array(65_501...65_535) + Array(1024...1084) + Array((65_468...65_499).reversed()))
 }
 
 /// Several of one home are looked for at one address: who is found early leaves
