@@ -77,6 +77,9 @@ package struct NATFacts: Hashable, Sendable {
 
   package static let unknown = NATFacts()
 
+  /// Every destination gets another port, and which one can be predicted.
+  package var isCounted: Bool { isSymmetric && allocatorStep != 0 }
+
   /// The number INP2P reports: 0 none, 1 cone, 2 symmetric, 314 unknown
   /// (spec/inp2p.md, "Login, heartbeat, NAT probing").
   package var type: UInt16 {

@@ -209,9 +209,10 @@ extension Node {
 // MARK: Sleep
 
 extension Node {
-  /// A deadline served this late means that the machine slept.
+  /// A deadline served this late means that the machine slept; "at once" is none.
   func noteSleep(now: Instant) {
-    guard now > nextDeadline, now - nextDeadline > PathTunables.sleepLateness else { return }
+    let due = nextDeadline
+    guard due != .distantPast, now > due, now - due > PathTunables.sleepLateness else { return }
     sleptAt = now
   }
 

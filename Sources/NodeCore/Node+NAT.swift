@@ -43,6 +43,8 @@ struct WayOut {
 /// What an auxiliary socket is for.
 enum SocketUse {
   case probe(isV4: Bool)
+  /// To see where an allocator stands that counts.
+  case counter(isV4: Bool)
   case guess(peer: Int)
 }
 
@@ -147,10 +149,17 @@ extension Node {
     var isAsking = false
     let memory = isDoubtful ? NodeLimits.connectRetry : NodeLimits.mappingMemory
     for index in waysOut.indices where now - waysOut[index].askedAt > memory {
-      guard waysOut[index].probe?.refresh(now: now) == true else { continue }
+      guard waysOut[index].probe?.isRunning == false else { continue }
       waysOut[index].askedAt = now
-      drainProbe(index, now: now)
       isAsking = true
+      if waysOut[index].facts.isCounted {
+        // The mapping that the server knows stays, while the counter moves on.
+        let isV4 = waysOut[index].isV4
+        openSockets(1, isV4: isV4, for: .counter(isV4: isV4))
+        continue
+      }
+      waysOut[index].probe?.refresh(now: now)
+      drainProbe(index, now: now)
     }
     return isAsking
   }
@@ -189,6 +198,17 @@ extension Node {
     waysOut[index].probe = probe
     waysOut[index].probedAt = now
     waysOut[index].askedAt = now
+    drainProbe(index, now: now)
+  }
+
+  private func counterSocketOpened(_ index: Int, _ sockets: [NATProbeSocket], now: Instant) {
+    guard !waysOut[index].isWaitingForSockets,
+      waysOut[index].probe?.refresh(counter: sockets.first?.number, now: now) == true
+    else {
+      for socket in sockets { closeSocket(socket.number) }
+      return
+    }
+    waysOut[index].auxiliary = sockets.map(\.number)
     drainProbe(index, now: now)
   }
 
@@ -255,6 +275,7 @@ extension Node {
       case .finished(let report):
         finishedProbe(index, report, now: now)
       case .refreshed(let refresh):
+        closeProbeSockets(index)
         for peer in peers where !peer.isRemoved && peer.meetAt != nil {
           meetSoon(peer, at: now)
         }
@@ -336,9 +357,21 @@ extension Node {
   }
 
   private func setMapped(_ index: Int, _ endpoint: Endpoint?, now: Instant) {
-    guard waysOut[index].mapped != endpoint else { return }
+    let before = waysOut[index].mapped
+    guard before != endpoint else { return }
     waysOut[index].mapped = endpoint
-    candidatesChanged(now: now)
+    guard waysOut[index].facts.isCounted, let endpoint, before?.address == endpoint.address else {
+      candidatesChanged(now: now)
+      return
+    }
+    // Another port each time is no news, but to those who are about to guess.
+    for peer in peers where !peer.isRemoved && !peer.paths.hasDatagramPath {
+      if peer.isMeeting {
+        peer.announcesWhenMet = true
+      } else if peer.lastSession != 0, peer.paths.isTrying(now: now) {
+        announceCandidates(to: peer)
+      }
+    }
   }
 
   /// Tells everybody who is trying to reach us directly.
@@ -423,6 +456,8 @@ extension Node {
       } else {
         for socket in sockets { closeSocket(socket.number) }
       }
+    case .counter(let isV4):
+      counterSocketOpened(isV4 ? 0 : 1, sockets, now: now)
     case .guess(let index) where !peers[index].isRemoved:
       let peer = peers[index]
       log(

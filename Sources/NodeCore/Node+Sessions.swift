@@ -84,6 +84,10 @@ extension Node {
       receiveInitiation(punch.initiation, of: peer, now: now)
       if !keeper.canSeal(peer.handle, now: now) { peer.initiateAt = now + .milliseconds(500) }
     }
+    if peer.announcesWhenMet {
+      peer.announcesWhenMet = false
+      announceCandidates(to: peer)
+    }
     touch(peer)
   }
 

@@ -408,10 +408,12 @@ extension Node {
   private func pushed(_ punch: PunchStart, now: Instant) {
     guard let peer = admit(punch.certificate, now: now) else { return }
     peer.isOnline = true
-    refreshMappings(
+    let isAsking = refreshMappings(
       isDoubtful: peer.connectedSince != nil && !peer.paths.hasDatagramPath, now: now)
     if natFacts.isUDPBlocked || punch.nat.isUDPBlocked { learnStreamMapping(now: now) }
     met(peer, punch, now: now)
+    // The server tells a peer where our counter stood long ago.
+    if !isAsking, natFacts.isCounted, !peer.paths.hasDatagramPath { announceCandidates(to: peer) }
   }
 
   func failOpenings(to peer: Peer, now: Instant) {

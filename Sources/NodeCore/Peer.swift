@@ -58,6 +58,8 @@ final class Peer {
   var lastAsked = Instant.distantPast
   /// A meeting that waits for STUN's answer.
   var meetAt: Instant?
+  /// Our outside port is another one than the peer is being told.
+  var announcesWhenMet = false
   /// The server's number of the last meeting; candidates go under it. 0 = none.
   var lastSession: UInt64 = 0
   var channel: UInt32 = 0

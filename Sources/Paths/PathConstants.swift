@@ -72,6 +72,9 @@ package enum PathLimits {
   package static let birthdaySockets = 256
   /// Ports asked in one round where the allocator counts.
   package static let predictedPorts = 128
+  /// Of these before the base: the moving end's packets may have left before it
+  /// learnt where its allocator stands.
+  package static let predictedBefore = 32
   package static let guessRounds = 2
   /// Openers waiting for their moment.
   package static let pendingOpeners = 64
@@ -116,6 +119,12 @@ package enum PathTunables {
   package static let guessBurst = 16
   package static let guessPace = TimeAmount.milliseconds(12)
   package static let guessLife = TimeAmount.seconds(10)
+  /// Ports that routers give; one that counts begins anew behind the last.
+  static let ports = 1024...65_535
+  static func port(_ base: UInt16, plus distance: Int) -> UInt16 {
+    let moved = (Int(base) - ports.lowerBound + distance) % ports.count
+    return UInt16(ports.lowerBound + (moved < 0 ? moved + ports.count : moved))
+  }
   /// Waits between rounds while relayed; the last repeats.
   package static let roundWaits: [TimeAmount] = [5, 10, 20, 40, 80, 160, 300].map {
     TimeAmount.seconds($0)

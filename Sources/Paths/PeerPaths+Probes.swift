@@ -17,6 +17,10 @@ extension PeerPaths {
   /// The next packet to seal and send, or nil. `budget` is the one of the
   /// whole node. Call until nil after every mutation.
   package mutating func pollProbe(budget: inout ProbeBudget, now: Instant) -> PathProbe? {
+    if let unused = unusedGuesses {
+      unusedGuesses = nil
+      budget.returnGuesses(unused.address, packets: unused.packets, takenAt: unused.paidAt)
+    }
     if let opener = pollOpener(budget: &budget, now: now) { return opener }
     guard hasSession else { return nil }
     if let pong = nextPong(budget: &budget, now: now) { return pong }

@@ -35,6 +35,15 @@ struct PortGuess: Sendable {
   /// The next burst, the next round, or the end.
   var nextAction: Instant
   var endsAt: Instant
+  /// When room for the round that runs was taken from the budget.
+  var paidAt = Instant.distantPast
+}
+
+/// Guesses that room was taken for and that nobody needs any more.
+struct UnusedGuesses: Sendable {
+  var address: IPAddress
+  var packets: Int
+  var paidAt: Instant
 }
 
 extension PeerPaths {
@@ -238,8 +247,11 @@ extension PeerPaths {
       guard running.role == .fixed, peerNAT.allocatorStep != 0, running.target != reflexive
       else { return }
       running.target = reflexive
-      if running.ports.isEmpty { running.nextAction = now }
-      running.ports = running.ports.isEmpty ? [] : predictedPorts(from: reflexive.port)
+      if running.ports.isEmpty, running.roundsLeft < PathLimits.guessRounds {
+        running.nextAction = now
+      }
+      // No more of them than room was taken for: from the end, which comes first.
+      running.ports = predictedPorts(from: reflexive.port).suffix(running.ports.count)
       guess = running
       return
     }
@@ -258,10 +270,12 @@ extension PeerPaths {
 
   private func predictedPorts(from base: UInt16) -> [UInt16] {
     let step = Int(peerNAT.allocatorStep)
+    let before = PathLimits.predictedBefore
     var result: [UInt16] = []
     // Last first: they are taken from the end.
-    for k in stride(from: PathLimits.predictedPorts, through: 1, by: -1) {
-      if let port = UInt16(exactly: Int(base) + k * step), port >= 1024 { result.append(port) }
+    let behind = stride(from: PathLimits.predictedPorts - before, through: 1, by: -1)
+    for k in Array(-before...(-1)) + Array(behind) {
+      result.append(PathTunables.port(base, plus: k * step))
     }
     return result
   }
@@ -378,6 +392,7 @@ extension PeerPaths {
       .guessStarted, .udp(socket: 0, remote: running.target), lane: nil, Int64(count),
       Int64(running.roundsLeft), now)
     running.roundsLeft -= 1
+    running.paidAt = now
     running.ports = ports
     running.sockets = running.role == .moving ? running.openSockets.reversed() : []
     return true
@@ -391,6 +406,11 @@ extension PeerPaths {
   mutating func endGuess(failed: Bool, now: Instant) {
     guard let ended = guess else { return }
     guess = nil
+    let unused = ended.ports.count + ended.sockets.count
+    if unused > 0 {
+      unusedGuesses = UnusedGuesses(
+        address: ended.address, packets: unused, paidAt: ended.paidAt)
+    }
     if failed {
       note(.guessFailed, .udp(socket: 0, remote: ended.target), lane: nil, 0, 0, now)
     }

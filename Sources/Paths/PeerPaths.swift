@@ -77,6 +77,7 @@ package struct PeerPaths: Sendable {
   var punchTries = 0
   var punchAgainAt = Instant.distantFuture
   var guess: PortGuess?
+  var unusedGuesses: UnusedGuesses?
 
   /// Somebody uses the pair though nothing may be said (open streams).
   var isHeld = false

@@ -29,8 +29,8 @@ package struct ProbeBudget: Sendable {
   /// When the kernel will send SYNs that were asked for: they count before they
   /// leave, because nobody can hold them back.
   private var expected: [IPAddress: [Instant]] = [:]
-  /// Guessed ports, per address: when the window began, packets in it.
-  private var guesses: [IPAddress: (since: Instant, packets: Int)] = [:]
+  /// Rounds of guessed ports, per address: when room was taken, packets.
+  private var guesses: [IPAddress: [(at: Instant, packets: Int)]] = [:]
 
   package init() {}
 
@@ -59,6 +59,7 @@ package struct ProbeBudget: Sendable {
       windows[address] = Window()
     }
     let ahead = settle(address, now: now)
+    windows[address]?.expire(now)
     let soon = offsets.count { start + $0 < now + PathLimits.budgetWindow }
     guard let window = windows[address],
       window.count + ahead + soon <= PathLimits.probesPerAddress,
@@ -68,14 +69,13 @@ package struct ProbeBudget: Sendable {
     return true
   }
 
-  /// The connection is there or given up: what of its SYNs has not left by now
-  /// never will. `start` and `offsets` as they were taken.
+  /// The connection is there or given up: of its SYNs, `start` and `offsets` as
+  /// they were taken, those due later than `last` will not leave any more.
   package mutating func returnConnection(
-    _ address: IPAddress, start: Instant, offsets: [TimeAmount], now: Instant
+    _ address: IPAddress, start: Instant, offsets: [TimeAmount], after last: Instant
   ) {
-    _ = settle(address, now: now)
     guard var times = expected[address] else { return }
-    for offset in offsets where start + offset > now + StreamLimits.synSlack {
+    for offset in offsets where start + offset > last {
       if let i = times.firstIndex(of: start + offset) { times.remove(at: i) }
     }
     expected[address] = times.isEmpty ? nil : times
@@ -114,15 +114,28 @@ package struct ProbeBudget: Sendable {
     _ address: IPAddress, packets: Int, now: Instant
   ) -> Bool {
     if guesses[address] == nil, guesses.count >= PathLimits.guessAddresses {
-      guesses = guesses.filter { now - $0.value.since < PathLimits.guessWindow }
+      guesses = guesses.filter { entry in
+        entry.value.contains { now - $0.at < PathLimits.guessWindow }
+      }
       guard guesses.count < PathLimits.guessAddresses else { return false }
     }
-    var window = guesses[address] ?? (now, 0)
-    if now - window.since >= PathLimits.guessWindow { window = (now, 0) }
-    guard window.packets + packets <= PathLimits.guessesPerAddress else { return false }
-    window.packets += packets
-    guesses[address] = window
-    return true
+    var rounds = guesses[address] ?? []
+    rounds.removeAll { now - $0.at >= PathLimits.guessWindow }
+    let isTaken =
+      rounds.reduce(packets) { $0 + $1.packets } <= PathLimits.guessesPerAddress
+    if isTaken, packets > 0 { rounds.append((now, packets)) }
+    guesses[address] = rounds.isEmpty ? nil : rounds
+    return isTaken
+  }
+
+  /// So many of a round have not been sent and will not be: a port was hit.
+  package mutating func returnGuesses(_ address: IPAddress, packets: Int, takenAt: Instant) {
+    guard var rounds = guesses[address],
+      let i = rounds.firstIndex(where: { $0.at == takenAt && $0.packets >= packets })
+    else { return }
+    rounds[i].packets -= packets
+    if rounds[i].packets == 0 { rounds.remove(at: i) }
+    guesses[address] = rounds.isEmpty ? nil : rounds
   }
 
   /// When there may be room again for a packet to `address`.

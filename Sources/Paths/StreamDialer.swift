@@ -161,12 +161,12 @@ package struct StreamDialer: Sendable {
     isStopped = false
     wantsMapping = true
     self.isSecond = isSecond
-    returnUnused(to: &budget, now: now)
     for i in entries.indices {
       if case .dialling = entries[i].state, entries[i].isPunch { continue }
       // Its room in the budget is for the time that was said.
       if entries[i].state == .waiting, entries[i].paidFrom != nil { continue }
       abandon(i)
+      returnUnused(to: &budget, now: now)
       entries[i].attempts = 0
       entries[i].state = .waiting
       entries[i].next = due(entries[i].candidate)
@@ -271,20 +271,29 @@ package struct StreamDialer: Sendable {
 
   private mutating func returnUnused(to budget: inout ProbeBudget, now: Instant) {
     while let last = unused.popLast() {
-      budget.returnConnection(last.address, start: last.start, offsets: last.offsets, now: now)
+      budget.returnConnection(
+        last.address, start: last.start, offsets: last.offsets,
+        after: now + StreamLimits.synSlack)
     }
   }
 
-  /// SYNs to an address that has not answered are probes like others.
+  /// SYNs to an address that has not answered are probes like others. Those of a
+  /// connection that begins later than it was paid for (we stood still) leave
+  /// later too.
   private mutating func take(_ i: Int, budget: inout ProbeBudget, now: Instant) -> Bool {
-    if entries[i].paidFrom != nil { return true }
     let address = entries[i].candidate.endpoint.address
-    let start = max(entries[i].next, now)
-    guard budget.takeConnection(address, start: start, offsets: entries[i].syns, now: now) else {
+    let begin = max(entries[i].next, now)
+    if let former = entries[i].paidFrom {
+      if former == begin { return true }
+      budget.returnConnection(
+        address, start: former, offsets: entries[i].syns, after: .distantPast)
+    }
+    entries[i].paidFrom = nil
+    guard budget.takeConnection(address, start: begin, offsets: entries[i].syns, now: now) else {
       entries[i].next = max(entries[i].next, budget.nextFree(address, now: now))
       return false
     }
-    entries[i].paidFrom = start
+    entries[i].paidFrom = begin
     return true
   }
 }

@@ -49,7 +49,7 @@ extension NATProbe {
     switch ask.role {
     case .changePort: message.change = .port
     case .changeBoth: message.change = [.address, .port]
-    case .mainFirst, .mainSecond, .mainOther, .auxiliary: break
+    case .mainFirst, .mainSecond, .mainOther, .auxiliary, .counter: break
     }
     queue(
       NATProbeTransmit(
@@ -130,6 +130,9 @@ extension NATProbe {
         askFurther(message, now: now)
         measureHops(mapped, now: now)
       }
+    case .counter:
+      hasToldMapped = true
+      tell(.mapped(mapped, roundTrip: roundTrip))
     case .mainOther, .auxiliary, .changePort, .changeBoth:
       break
     }
@@ -137,7 +140,9 @@ extension NATProbe {
 
   /// Behind a symmetric NAT the two ports see different endpoints: one is told.
   private mutating func tellMapped(_ mapped: Endpoint, _ role: Role) {
-    guard !hasToldMapped, phase == .probing || lastSeen(role) != mapped else { return }
+    guard !hasToldMapped, phase == .probing || lastSeen(role) != mapped,
+      outcome(.counter) == nil
+    else { return }
     hasToldMapped = true
     tell(.mapped(mapped, roundTrip: roundTrip))
   }

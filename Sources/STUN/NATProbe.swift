@@ -27,6 +27,8 @@ package struct NATProbe: Sendable {
     case mainFirst, mainSecond, mainOther
     /// An auxiliary socket's mapping.
     case auxiliary(Int)
+    /// Of a socket that is new: where an allocator that counts stands now.
+    case counter
     /// Answer from the server's other port; from its other address and port.
     case changePort, changeBoth
   }
@@ -129,9 +131,12 @@ package struct NATProbe: Sendable {
 
   /// Asks both UDP ports for the main socket's mapping again, which also keeps
   /// it open. The event `refreshed` follows, in less than 4 s.
+  /// - Parameter counter: a new socket, behind a NAT that maps anew for every
+  ///   destination and counts: its mapping is what `mapped` tells then. The main
+  ///   socket's stays what it was while others move the counter on.
   /// - Returns: false while something else runs: nothing has been done.
   @discardableResult
-  package mutating func refresh(now: Instant) -> Bool {
+  package mutating func refresh(counter: UInt32? = nil, now: Instant) -> Bool {
     guard phase == .idle else { return false }
     clear()
     phase = .refreshing
@@ -139,6 +144,9 @@ package struct NATProbe: Sendable {
     let server = settings.server
     ask(.mainFirst, from: settings.main.number, Endpoint(server.address, server.udp1), now: now)
     ask(.mainSecond, from: settings.main.number, Endpoint(server.address, server.udp2), now: now)
+    if let counter {
+      ask(.counter, from: counter, Endpoint(server.address, server.udp1), now: now)
+    }
     return true
   }
 
@@ -292,7 +300,7 @@ package struct NATProbe: Sendable {
       switch ask.role {
       case .mainFirst, .mainSecond, .auxiliary:
         if case .answered = ask.outcome { true } else { false }
-      case .mainOther, .changePort, .changeBoth: true
+      case .mainOther, .changePort, .changeBoth, .counter: true
       }
     }
   }

@@ -42,6 +42,8 @@ package final class SimulatedServer {
     settings: STUNServerSettings(udp1: datagramPorts[0], udp2: datagramPorts[1]),
     random: SeededRandom(testSeed: 0))
 
+  /// The STUN ports that answer; all by default.
+  package var answersDatagram: (Endpoint) -> Bool = { _ in true }
   /// In place of the STUN responder: what to send back, and from which of the
   /// server's endpoints.
   package var datagramHandler:
@@ -148,7 +150,9 @@ package final class SimulatedServer {
   }
 
   func received(_ datagram: Datagram) {
-    guard core != nil, Self.datagramPorts.contains(datagram.destination.port) else { return }
+    guard core != nil, Self.datagramPorts.contains(datagram.destination.port),
+      answersDatagram(datagram.destination)
+    else { return }
     guard let datagramHandler else {
       let answer = responder.receive(
         datagram.bytes.span.bytes, from: datagram.source, at: datagram.destination, over: .udp,

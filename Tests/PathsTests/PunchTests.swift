@@ -54,6 +54,17 @@ private struct End {
     now = end
   }
 
+  mutating func answerLastPing(through carrier: Carrier) {
+    drain()
+    for one in sent.reversed() where one.probe.carrier == carrier {
+      guard case .ping(let challenge, let size)? = one.probe.message else { continue }
+      paths.receive(
+        .pong(challenge: challenge, answeredSize: size, observed: nil), from: carrier, now: now)
+      break
+    }
+    drain()
+  }
+
   func pings(to address: IPAddress) -> [(at: Instant, probe: PathProbe)] {
     sent.filter { $0.probe.message != nil && $0.probe.carrier.remote.address == address }
   }
@@ -246,7 +257,61 @@ private struct End {
   let guessed = end.pings(to: publicPeer).filter { $0.probe.carrier != reflexive }
   #expect(
     guessed.map(\.probe.carrier.remote.port)
-      == (1...128 as ClosedRange<UInt16>).map { 4000 + 2 * $0 })
+      == (1...96 as ClosedRange<UInt16>).map { 4000 + 2 * $0 }
+      + (1...32 as ClosedRange<UInt16>).map { 4000 - 2 * $0 })
+}
+
+@Test func aCounterBeginsAnewBehindTheLastPort() {
+  var counting = symmetric
+  counting.allocatorStep = 1
+  let last = Carrier.udp(socket: 1, remote: Endpoint(publicPeer, 65_500))
+  var end = End(seed: 14, peer: counting)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.meet(at: last)
+  end.run(for: .seconds(2))
+  let guessed = end.pings(to: publicPeer).map(\.probe.carrier).filter { $0 != last }
+  #expect(guessed.map(\.remote.port) == Array(65_501...65_535) + Array(1024...1084) + Array((65_468...65_499).reversed()))
+}
+
+/// Several of one home are looked for at one address: who is found early leaves
+/// the room that was taken for it to the others.
+@Test func whoIsFoundLeavesRoomForItsNeighbours() {
+  var budget = ProbeBudget()
+  for seed: UInt64 in 1...6 {
+    var end = End(seed: seed, peer: symmetric)
+    end.budget = budget
+    end.now = start + .seconds(Int64(20 * seed))
+    end.paths.sessionEstablished(through: relay, now: end.now)
+    end.meet()
+    end.run(for: .seconds(1))
+    let guessed = end.pings(to: publicPeer).map(\.probe.carrier).filter { $0 != reflexive }
+    #expect(guessed.count > 50, "neighbour \(seed)")
+    guard let hit = guessed.last else { return }
+    end.paths.received(from: hit, bytes: 64, carriesData: false, now: end.now)
+    end.answerLastPing(through: hit)
+    #expect(end.paths.hasDatagramPath, "neighbour \(seed)")
+    budget = end.budget
+  }
+}
+
+@Test func guessesAtOneAddressAreBoundedInAnyTenMinutes() {
+  var random = SeededRandom(testSeed: 3)
+  var budget = ProbeBudget()
+  var sent: [(at: Instant, packets: Int)] = []
+  var now = start
+  while now < start + .hours(3) {
+    now += .milliseconds(Int64(random.next() % 60_000))
+    let packets = [1024, 256, 128][Int(random.next() % 3)]
+    guard budget.takeGuesses(publicPeer, packets: packets, now: now) else { continue }
+    let unused = random.next() % 2 == 0 ? Int(random.next() % UInt64(packets)) : 0
+    budget.returnGuesses(publicPeer, packets: unused, takenAt: now)
+    sent.append((now, packets - unused))
+    // What was taken long ago is not given back to others.
+    budget.returnGuesses(publicPeer, packets: 1024, takenAt: start)
+    let last = sent.filter { now - $0.at < PathLimits.guessWindow }.reduce(0) { $0 + $1.packets }
+    #expect(last <= PathLimits.guessesPerAddress)
+  }
+  #expect(sent.count > 50)
 }
 
 @Test func filtersThatKnowAddressesOnlyNeedNoGuess() {

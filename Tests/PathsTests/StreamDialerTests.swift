@@ -236,3 +236,38 @@ private struct End {
   end.run(for: .milliseconds(1))
   #expect(room(end) == PathLimits.probesPerAddress - 2)
 }
+
+/// Though nobody has asked in between what the address may get.
+@Test func connectionsFindTheRoomThatTimeHasMade() {
+  var budget = ProbeBudget()
+  for _ in 0..<PathLimits.probesPerAddress { _ = budget.take(peer, bytes: 60, now: start) }
+  let offsets = StreamLimits.punchSyns
+  let early = start + .milliseconds(9_900)
+  let isEarly = budget.takeConnection(peer, start: early, offsets: offsets, now: early)
+  #expect(!isEarly)
+  #expect(budget.nextFree(peer, now: early) == start + PathLimits.budgetWindow)
+  let late = start + PathLimits.budgetWindow
+  let isLate = budget.takeConnection(peer, start: late, offsets: offsets, now: late)
+  #expect(isLate)
+}
+
+/// Paid for, then we stood still: its SYNs leave later than was said, and count
+/// at the time at which they leave.
+@Test func aConnectionThatBeginsLateIsCountedWhenItBegins() {
+  for pause: Int64 in [0, 1, 30, 900, 3_000, 9_000, 12_000, 56_000] {
+    var end = End()
+    end.dialer.setCandidates([hidden], now: start)
+    end.begin()
+    end.now += .milliseconds(400 + pause)
+    end.run(for: .zero)
+    #expect(end.dials.map(\.at) == [Double(400 + pause)])
+    let begin = end.now
+    var packets = StreamLimits.punchSyns.count { $0 < PathLimits.budgetWindow }
+    while end.now < begin + PathLimits.budgetWindow {
+      if end.budget.take(peer, bytes: 60, now: end.now) { packets += 1 }
+      end.now += .milliseconds(50)
+    }
+    #expect(packets <= PathLimits.probesPerAddress, "\(pause) ms late")
+    #expect(packets >= PathLimits.probesPerAddress - 4, "\(pause) ms late")
+  }
+}

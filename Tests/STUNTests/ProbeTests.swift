@@ -523,6 +523,27 @@ import Testing
     #expect(world.refreshed?.outcome == .same)
   }
 
+  /// The main socket's mapping stays while others' move the counter on: a socket
+  /// that is new shows where it stands.
+  @Test func aNewSocketShowsWhereACounterStands() throws {
+    var world = FakeInternet(
+      FakeNAT(.addressAndPortDependent, .addressAndPortDependent, .sequential(step: 1)))
+    world.run()
+    let before = try #require(world.finished?.1.mapped)
+    for port: UInt16 in 1...500 {
+      _ = world.nat.leave(at("192.168.1.77:\(port)"), to: at("192.0.2.9:1"))
+    }
+    let told = world.events.count
+    world.probe.refresh(counter: 9, now: world.now)
+    world.settle()
+    let mapped = world.events[told...].compactMap {
+      if case .mapped(let endpoint, _) = $0.1 { endpoint } else { nil }
+    }
+    #expect(mapped.count == 1)
+    #expect(mapped.first.map { $0.port > before.port &+ 500 } == true)
+    #expect(world.refreshed?.outcome == .same && world.refreshed?.wantsProbe == false)
+  }
+
   @Test func anotherAddressOrKindWantsAProbe() throws {
     var world = FakeInternet(Self.cone())
     world.run()

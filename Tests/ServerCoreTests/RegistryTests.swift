@@ -6,7 +6,8 @@ import Signaling
 import Testing
 
 @Suite struct RegistryTests {
-  @Test func F1everyRequestGetsAnAnswerOrATypedError() {
+  @Test("F1: every request gets an answer or a typed error")
+  func F1everyRequestGetsAnAnswerOrATypedError() {
     let world = World()
     let node = TestNode("nodeA", random: &world.random)
     world.bringUp(node)
@@ -37,7 +38,8 @@ import Testing
     #expect(node.connection != nil)
   }
 
-  @Test func F2everyPushIsForwardedOrRefusedToItsSender() {
+  @Test("F2: every push is forwarded, or refused to its sender")
+  func F2everyPushIsForwardedOrRefusedToItsSender() {
     let world = World()
     let a = TestNode("a", random: &world.random)
     let b = TestNode("b", random: &world.random)
@@ -57,7 +59,8 @@ import Testing
         == .peerUnknown)
   }
 
-  @Test func F3heartbeatsCarryServerTimeWhateverTheClockDoes() {
+  @Test("F3: heartbeats carry server time whatever the clock does")
+  func F3heartbeatsCarryServerTimeWhateverTheClockDoes() {
     let world = World()
     let node = TestNode("a", random: &world.random)
     world.bringUp(node)

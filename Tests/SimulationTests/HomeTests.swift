@@ -214,6 +214,35 @@ import Testing
       })
   }
 
+  /// Others behind the router have moved its counter on since the server saw us,
+  /// and the mapping that it saw is still there.
+  @Test func aCounterThatHasMovedOnIsFoundAgain() {
+    for seed: UInt64 in 1...5 {
+      let world = World(seed: seed)
+      let counting = world.addHome(kind: .symmetricSequential, nodes: 1)
+      world.addHome(kind: .portRestricted, nodes: 1)
+      counting.site.box.timers.unreplied = .minutes(30)
+      counting.site.box.timers.replied = .minutes(30)
+      let neighbour = world.addPlainHost(
+        addresses: [counting.site.freshAddress()], in: counting.site)
+      world.server.start()
+      for node in world.nodes { node.start() }
+      #expect(world.run(for: .seconds(10)) { $0.nodes.allSatisfy(\.isOnline) }, "seed \(seed)")
+      world.run(for: .seconds(10))
+      for port: UInt16 in 1...1_000 {
+        send(world, neighbour, port: port, to: service)
+      }
+      let stream = world.converse(
+        near: Int(seed % 2), far: Int((seed + 1) % 2), nearScript: bulk(10_000),
+        farScript: bulk(10_000))
+      #expect(world.run(for: .seconds(10)) { _ in stream.isOver }, "seed \(seed)")
+      #expect(
+        world.run(for: .seconds(20)) { $0.nodes[0].tier(to: $0.nodes[1]) == "udp-punch" },
+        "seed \(seed)")
+      #expect(world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+
   /// A download from one home to another, and something that happens to it in
   /// its second second: the longest time without a byte.
   private func stall(seed: UInt64, _ event: (World, [Home]) -> Void) -> TimeAmount {
