@@ -20,14 +20,22 @@ class Agent:
         directory = mesh.directory / name
         directory.mkdir()
         self.log = directory / "log"
-        self.process = start(
-            [BIN / "inp2pc", "-serverhost", mesh.host, "-serverport", mesh.port, "-node", name,
+        self.command = [
+            BIN / "inp2pc", "-serverhost", mesh.host, "-serverport", mesh.port, "-node", name,
              "-token", token, *mesh.stun, "-config", directory / "config.json", "-newconfig",
              "-data", directory / "data", "-listen", self.address, "-port", self.port,
-             *mesh.agent_flags, *flags],
-            space, self.log,
-            # This machine's own router is no part of a measurement.
-            {"HOME": str(directory), "INP2P_NO_PORT_MAPPING": "true", **environment}, cwd=directory)
+             *mesh.agent_flags, *flags]
+        # This machine's own router is no part of a measurement.
+        self.environment = {"HOME": str(directory), "INP2P_NO_PORT_MAPPING": "true", **environment}
+        self.begin()
+
+    def begin(self):
+        """Starts it, for the first time or again."""
+        self.process = start(self.command, self.space, self.log, self.environment, cwd=self.log.parent)
+
+    def end(self):
+        """As by a user who stops it."""
+        stop(self.process)
 
     def run(self, program, *words, check=True):
         return output_of(["env", f"ZTM_AGENT={self.address}", f"HOME={self.log.parent}",

@@ -45,12 +45,17 @@ def listening(space, *words):
 
 class Roads:
     """`homes`: None (a and b at the core), "open" (behind routers that route) or "nat".
-    `link`: words for link.c, then there is no home at b."""
+    `link`: words for link.c, then there is no home at b. `congestion`: of the kernel's
+    TCP on all machines; None: as on this one."""
 
-    def __init__(self, name, homes=None, link=None, second_uplink=False, seconds=100_000):
+    def __init__(self, name, homes=None, link=None, second_uplink=False, seconds=100_000,
+                 congestion=None):
         self.name, self.homes = name, homes
         self.core = namespace(f"{name}c")
         self.a, self.b, self.s, self.r = (namespace(f"{name}{x}") for x in "absr")
+        if congestion:
+            for space in (self.a, self.b, self.s, self.r):
+                output_of(["sysctl", "-qw", f"net.ipv4.tcp_congestion_control={congestion}"], space)
         output_of(["sysctl", "-qw", "net.ipv4.ip_forward=1"], self.core)
         self.link = None
         self.address_s, self.address_r = "198.19.0.2", "198.19.1.2"
