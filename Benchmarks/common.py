@@ -174,6 +174,14 @@ def rss_bytes(pid):
     return 0
 
 
+def columns(rows):
+    """Prints rows of words, each column as wide as it must be."""
+    width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    print()
+    for row in rows:
+        print("  ".join(cell.ljust(width[i]) for i, cell in enumerate(row)).rstrip())
+
+
 class Table:
     """Lines of the report: what, figure, bar, verdict. A line without a bar is information."""
 
@@ -187,11 +195,7 @@ class Table:
 
     def print(self):
         rows = [("what", "figure", "bar", "verdict")]
-        rows += [tuple(line[k] for k in rows[0]) for line in self.lines]
-        width = [max(len(row[i]) for row in rows) for i in range(4)]
-        print()
-        for row in rows:
-            print("  ".join(cell.ljust(width[i]) for i, cell in enumerate(row)).rstrip())
+        columns(rows + [tuple(line[k] for k in rows[0]) for line in self.lines])
 
     @property
     def not_held(self):

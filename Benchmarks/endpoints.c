@@ -13,12 +13,20 @@
  *              first byte, for SECONDS or (0) to the end of the stream
  *   answer PORT                 for each connection: sends `!` at once, then after 64
  *              bytes sends them back and closes; until SIGTERM
- *   latency PORT COUNT          one after another: connect, first answer byte; prints
+ *   latency HOST PORT COUNT     one after another: connect, first answer byte; prints
  *              COUNT lines of microseconds
+ *   echo PORT                   sends back what comes, on every connection; until SIGTERM
+ *   talk HOST PORT SECONDS COUNT GAP   on one connection, sends 64 bytes, waits for them to
+ *              come back, then GAP milliseconds; prints `AT MICROSECONDS` for each (AT:
+ *              seconds of CLOCK_MONOTONIC when it was sent), until COUNT or SECONDS (0 = no
+ *              limit). Exit status 1 when the connection ends before
+ *   gaps PORT SECONDS LEAST     as `check`, and prints a line `AT MILLISECONDS` for each pause
+ *              of LEAST milliseconds or more between two arrivals; then `GBIT BYTES SHA-256`
+ *   digest BYTES                the SHA-256 of so many bytes of the pattern
  *   storm PORT COUNT AT-ONCE    short connections (connect, `!`, 64 bytes there and back,
  *              end); prints `COUNT FAILED SECONDS`, then a line of microseconds for each
  *
- * Everything is on IPv4. `ready` is printed by those who listen.
+ * Everything is on IPv4. `ready` is printed by those who listen. Link with -lcrypto.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -26,6 +34,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <openssl/evp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -82,7 +91,13 @@ static int listening(const char *port, int argc, char **argv, int at) {
 /* Byte n of the pattern: words of a multiplied offset, so that no part of it
  * can stand in for another. */
 static void pattern(unsigned char *p, uint64_t offset, size_t n) {
-  for (size_t i = 0; i < n;) {
+  size_t i = 0;
+  if (offset % 8 == 0)
+    for (uint64_t k = offset / 8 + 1; i + 8 <= n; i += 8, k++) {
+      uint64_t word = k * 0x9E3779B97F4A7C15ULL;
+      memcpy(p + i, &word, 8);
+    }
+  while (i < n) {
     uint64_t word = ((offset + i) / 8 + 1) * 0x9E3779B97F4A7C15ULL;
     size_t skip = (offset + i) % 8, take = n - i < 8 - skip ? n - i : 8 - skip;
     memcpy(p + i, (unsigned char *)&word + skip, take);
@@ -122,19 +137,51 @@ static int source(int argc, char **argv) {
   return 0;
 }
 
-static int sink(int argc, char **argv, int compare) {
+static void print_digest(EVP_MD_CTX *sums) {
+  unsigned char sum[EVP_MAX_MD_SIZE];
+  unsigned length = 0;
+  if (!EVP_DigestFinal_ex(sums, sum, &length)) die("SHA-256");
+  for (unsigned i = 0; i < length; i++) printf("%02x", sum[i]);
+}
+
+static EVP_MD_CTX *new_digest(void) {
+  EVP_MD_CTX *sums = EVP_MD_CTX_new();
+  if (!sums || !EVP_DigestInit_ex(sums, EVP_sha256(), NULL)) die("SHA-256");
+  return sums;
+}
+
+static int digest(char **argv) {
+  static unsigned char block[BLOCK];
+  uint64_t bytes = strtoull(argv[2], NULL, 10);
+  EVP_MD_CTX *sums = new_digest();
+  for (uint64_t at = 0; at < bytes; at += BLOCK) {
+    size_t n = bytes - at < BLOCK ? bytes - at : BLOCK;
+    pattern(block, at, n);
+    EVP_DigestUpdate(sums, block, n);
+  }
+  print_digest(sums);
+  puts("");
+  return 0;
+}
+
+/* `least`: 0, or the pauses worth a line, in seconds. */
+static int sink(int argc, char **argv, int compare, double least) {
   static unsigned char block[BLOCK], wanted[BLOCK];
   double seconds = atof(argv[3]), warm_up = compare || seconds == 0 ? 0 : 0.5, start = 0, t = 0;
-  int listener = listening(argv[2], argc, argv, 4);
+  int listener = listening(argv[2], least ? 0 : argc, argv, 4);
   int fd = accept(listener, NULL, NULL);
   uint64_t bytes = 0, offset = 0;
+  EVP_MD_CTX *sums = least ? new_digest() : NULL;
   close(listener);
   for (;;) {
     ssize_t n = read(fd, block, sizeof block);
     if (n < 0) die("read");
     if (n == 0) break;
+    double last = t;
     t = now();
     if (start == 0) start = t + warm_up;
+    if (least && last && t - last >= least) printf("%.6f %.3f\n", last, (t - last) * 1e3), fflush(stdout);
+    if (least) EVP_DigestUpdate(sums, block, n);
     if (compare) {
       pattern(wanted, offset, n);
       if (memcmp(wanted, block, n)) {
@@ -146,8 +193,64 @@ static int sink(int argc, char **argv, int compare) {
     if (t >= start) bytes += n;
     if (seconds > 0 && t >= start + seconds) break;
   }
-  printf("%.4f %llu\n", t > start ? bytes * 8 / (t - start) / 1e9 : 0.0,
-         (unsigned long long)bytes);
+  printf("%.4f %llu", t > start ? bytes * 8 / (t - start) / 1e9 : 0.0, (unsigned long long)bytes);
+  if (least) putchar(' '), print_digest(sums);
+  puts("");
+  return 0;
+}
+
+static int dial(const char *host, const char *port) {
+  struct sockaddr_in a = address(host, port);
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+  if (connect(fd, (void *)&a, sizeof a)) die("connect");
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  return fd;
+}
+
+/* Small things only: who does not read his echo holds up everybody. */
+static _Noreturn void echo(char **argv) {
+  static unsigned char block[BLOCK];
+  int listener = listening(argv[2], 0, argv, 0), poll = epoll_create1(EPOLL_CLOEXEC), one = 1;
+  struct epoll_event event = {.events = EPOLLIN, .data.fd = listener}, events[64];
+  epoll_ctl(poll, EPOLL_CTL_ADD, listener, &event);
+  for (;;) {
+    int n = epoll_wait(poll, events, 64, -1);
+    for (int i = 0; i < n; i++) {
+      int fd = events[i].data.fd;
+      if (fd == listener) {
+        fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+        if (fd < 0) continue;
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        event.data.fd = fd;
+        epoll_ctl(poll, EPOLL_CTL_ADD, fd, &event);
+        continue;
+      }
+      ssize_t got = read(fd, block, sizeof block);
+      if (got <= 0 || send(fd, block, got, MSG_NOSIGNAL) != got) close(fd);
+    }
+  }
+}
+
+static int talk(char **argv) {
+  unsigned char said[REQUEST], heard[REQUEST];
+  double seconds = atof(argv[4]), gap = atof(argv[6]) / 1e3, begin = now();
+  long count = atol(argv[5]);
+  int fd = dial(argv[2], argv[3]);
+  for (long i = 0; (!count || i < count) && (seconds == 0 || now() < begin + seconds); i++) {
+    double start = now();
+    pattern(said, i * REQUEST, REQUEST);
+    if (send(fd, said, REQUEST, MSG_NOSIGNAL) != REQUEST) die("send");
+    for (int got = 0; got < REQUEST;) {
+      ssize_t n = read(fd, heard + got, REQUEST - got);
+      if (n < 0) die("read");
+      if (n == 0) return fprintf(stderr, "endpoints: the far end closed\n"), 1;
+      got += n;
+    }
+    if (memcmp(said, heard, REQUEST)) return fprintf(stderr, "endpoints: a wrong echo\n"), 1;
+    printf("%.6f %.1f\n", start, (now() - start) * 1e6);
+    struct timespec pause = {(time_t)gap, (long)((gap - (time_t)gap) * 1e9)};
+    if (gap > 0) nanosleep(&pause, NULL);
+  }
   return 0;
 }
 
@@ -193,12 +296,11 @@ static _Noreturn void answer(char **argv) {
 }
 
 static int latency(char **argv) {
-  struct sockaddr_in a = address("127.0.0.1", argv[2]);
-  for (int i = 0, count = atoi(argv[3]); i < count; i++) {
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  for (int i = 0, count = atoi(argv[4]); i < count; i++) {
     char first;
     double start = now();
-    if (connect(fd, (void *)&a, sizeof a) || read(fd, &first, 1) != 1) die("latency");
+    int fd = dial(argv[2], argv[3]);
+    if (read(fd, &first, 1) != 1) die("latency");
     printf("%.1f\n", (now() - start) * 1e6);
     close(fd);
   }
@@ -267,11 +369,15 @@ int main(int argc, char **argv) {
   setrlimit(RLIMIT_NOFILE, &most);
   signal(SIGPIPE, SIG_IGN);
   if (!strcmp(mode, "source") && argc >= 6) return source(argc, argv);
-  if (!strcmp(mode, "sink") && argc >= 4) return sink(argc, argv, 0);
-  if (!strcmp(mode, "check") && argc >= 4) return sink(argc, argv, 1);
+  if (!strcmp(mode, "sink") && argc >= 4) return sink(argc, argv, 0, 0);
+  if (!strcmp(mode, "check") && argc >= 4) return sink(argc, argv, 1, 0);
+  if (!strcmp(mode, "gaps") && argc == 5) return sink(argc, argv, 1, atof(argv[4]) / 1e3);
+  if (!strcmp(mode, "digest") && argc == 3) return digest(argv);
+  if (!strcmp(mode, "echo") && argc == 3) echo(argv);
+  if (!strcmp(mode, "talk") && argc == 7) return talk(argv);
   if (!strcmp(mode, "answer") && argc == 3) answer(argv);
-  if (!strcmp(mode, "latency") && argc == 4) return latency(argv);
+  if (!strcmp(mode, "latency") && argc == 5) return latency(argv);
   if (!strcmp(mode, "storm") && argc == 5) return storm(argv);
-  fprintf(stderr, "usage: endpoints source|sink|check|answer|latency|storm …, see endpoints.c\n");
+  fprintf(stderr, "usage: endpoints source|sink|check|gaps|digest|answer|echo|latency|talk|storm …, see endpoints.c\n");
   return 2;
 }

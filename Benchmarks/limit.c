@@ -6,6 +6,8 @@
  *   limit raw  SECONDS            one TCP stream over loopback
  *   limit tcp  SECONDS CIPHER     source =TCP=> A =TCP, sealed 64 KB records=> B =TCP=> sink
  *   limit udp  SECONDS CIPHER     source =TCP=> A =UDP GSO/GRO, sealed 1452 bytes=> B =TCP=> sink
+ *   limit tcp|udp SECONDS CIPHER NS-A NS-B ADDRESS-B   the same, source and A in one named
+ *                                 network namespace, B (at ADDRESS-B) and sink in another
  *
  * CIPHER is chacha or aes. Prints one line: `MODE CIPHER GBIT` (goodput at the
  * sink, 10^9 bits a second). Each role is a process of its own, as with the
@@ -15,10 +17,12 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <netinet/udp.h>
 #include <openssl/evp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -50,9 +54,25 @@ static void die(const char *what) {
   exit(1);
 }
 
-static int listener(int *port) {
+/* Where A and B are; -1: where we are. */
+static int space_a = -1, space_b = -1;
+static in_addr_t address_b;
+
+static int named_space(const char *name) {
+  char path[256];
+  snprintf(path, sizeof path, "/run/netns/%s", name);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) die(path);
+  return fd;
+}
+
+static void enter(int space) {
+  if (space >= 0 && setns(space, CLONE_NEWNET)) die("setns");
+}
+
+static int listener(int *port, in_addr_t at) {
   int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
-  struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = at};
   socklen_t n = sizeof a;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   if (bind(fd, (void *)&a, sizeof a) || listen(fd, 4)) die("listen");
@@ -61,11 +81,11 @@ static int listener(int *port) {
   return fd;
 }
 
-static int dial(int port) {
+static int dial(int port, in_addr_t at) {
   int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
   struct sockaddr_in a = {.sin_family = AF_INET,
                           .sin_port = htons(port),
-                          .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+                          .sin_addr.s_addr = at};
   if (connect(fd, (void *)&a, sizeof a)) die("connect");
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   return fd;
@@ -119,7 +139,7 @@ static int read_all(int fd, unsigned char *p, size_t n) {
 
 static void source(int port) {
   static unsigned char block[256 * 1024];
-  int fd = dial(port);
+  int fd = dial(port, htonl(INADDR_LOOPBACK));
   while (write_all(fd, block, sizeof block) == 0) {
   }
   exit(0);
@@ -146,7 +166,7 @@ static unsigned char *pages(size_t n) {
 }
 
 static void tcp_a(int in, int port, const char *cipher) {
-  int from = accept(in, NULL, NULL), to = dial(port);
+  int from = accept(in, NULL, NULL), to = dial(port, address_b);
   unsigned char *p = pages(RECORD + 64);
   EVP_CIPHER_CTX *c = keyed(cipher, 1);
   for (uint64_t k = 0;; k++) {
@@ -157,7 +177,7 @@ static void tcp_a(int in, int port, const char *cipher) {
 }
 
 static void tcp_b(int in, int port, const char *cipher) {
-  int from = accept(in, NULL, NULL), to = dial(port);
+  int from = accept(in, NULL, NULL), to = dial(port, htonl(INADDR_LOOPBACK));
   unsigned char *p = pages(RECORD + 64);
   EVP_CIPHER_CTX *c = keyed(cipher, 0);
   for (uint64_t k = 0;; k++) {
@@ -167,11 +187,9 @@ static void tcp_b(int in, int port, const char *cipher) {
   }
 }
 
-static int udp_socket(int port) {
+static int udp_socket(in_addr_t at) {
   int fd = socket(AF_INET, SOCK_DGRAM, 0), big = 8 << 20;
-  struct sockaddr_in a = {.sin_family = AF_INET,
-                          .sin_port = htons(port),
-                          .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = at};
   if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &big, sizeof big))
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &big, sizeof big);
   if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof big))
@@ -200,7 +218,7 @@ static void udp_a(int in, int fd, const char *cipher) {
 
 static void udp_b(int fd, int port, const char *cipher) {
   const int plain = PACKET - HEAD - TAG;
-  int to = dial(port), one = 1;
+  int to = dial(port, htonl(INADDR_LOOPBACK)), one = 1;
   unsigned char *in = pages(1 << 16), *out = pages(1 << 16);
   EVP_CIPHER_CTX *c = keyed(cipher, 0);
   setsockopt(fd, SOL_UDP, UDP_GRO, &one, sizeof one);
@@ -221,39 +239,52 @@ static void udp_b(int fd, int port, const char *cipher) {
 
 static pid_t children[8];
 static int child_count;
-static int child(void) {
+static int child(int space) {
   pid_t p = fork();
   if (p < 0) die("fork");
   if (p > 0) children[child_count++] = p;
+  if (p == 0) enter(space);
   return p == 0;
 }
 
 int main(int argc, char **argv) {
   const char *mode = argc > 1 ? argv[1] : "", *cipher = argc > 3 ? argv[3] : "-";
   double seconds = argc > 2 ? atof(argv[2]) : 0;
-  if (seconds <= 0 || (strcmp(mode, "raw") && strcmp(cipher, "chacha") && strcmp(cipher, "aes"))) {
-    fprintf(stderr, "usage: limit raw SECONDS | limit tcp|udp SECONDS chacha|aes\n");
+  int raw = !strcmp(mode, "raw");
+  if (seconds <= 0 || (!raw && strcmp(cipher, "chacha") && strcmp(cipher, "aes")) ||
+      (argc != 3 + !raw && (raw || argc != 7))) {
+    fprintf(stderr, "usage: limit raw SECONDS | limit tcp|udp SECONDS chacha|aes [NS-A NS-B ADDRESS-B]\n");
     return 2;
   }
   signal(SIGPIPE, SIG_IGN);
+  in_addr_t loopback = htonl(INADDR_LOOPBACK);
+  address_b = loopback;
+  if (argc == 7) {
+    space_a = named_space(argv[4]), space_b = named_space(argv[5]);
+    if (inet_pton(AF_INET, argv[6], &address_b) != 1) die(argv[6]);
+  }
   int sink_port, a_port, b_port, one = 1;
-  int sink_fd = listener(&sink_port), a_fd = listener(&a_port), b_fd = listener(&b_port);
+  enter(space_b);
+  int sink_fd = listener(&sink_port, loopback), b_fd = listener(&b_port, address_b);
+  int ub = udp_socket(address_b);
+  enter(space_a);
+  int a_fd = listener(&a_port, loopback);
+  int ua = udp_socket(argc == 7 ? htonl(INADDR_ANY) : loopback);
   setsockopt(a_fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  if (!strcmp(mode, "raw")) {
-    if (child()) source(sink_port);
+  if (raw) {
+    if (child(-1)) source(sink_port);
   } else if (!strcmp(mode, "tcp")) {
-    if (child()) tcp_b(b_fd, sink_port, cipher);
-    if (child()) tcp_a(a_fd, b_port, cipher);
-    if (child()) source(a_port);
+    if (child(space_b)) tcp_b(b_fd, sink_port, cipher);
+    if (child(space_a)) tcp_a(a_fd, b_port, cipher);
+    if (child(space_a)) source(a_port);
   } else if (!strcmp(mode, "udp")) {
-    int ua = udp_socket(0), ub = udp_socket(0);
     struct sockaddr_in a;
     socklen_t n = sizeof a;
     getsockname(ub, (void *)&a, &n);
     if (connect(ua, (void *)&a, n)) die("connect");
-    if (child()) udp_b(ub, sink_port, cipher);
-    if (child()) udp_a(a_fd, ua, cipher);
-    if (child()) source(a_port);
+    if (child(space_b)) udp_b(ub, sink_port, cipher);
+    if (child(space_a)) udp_a(a_fd, ua, cipher);
+    if (child(space_a)) source(a_port);
   } else {
     fprintf(stderr, "limit: unknown mode %s\n", mode);
     return 2;

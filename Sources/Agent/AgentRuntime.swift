@@ -243,7 +243,11 @@ package final class AgentRuntime {
       node.setNetwork(
         addresses: addresses, socketV4: socketV4?.number, socketV6: socketV6?.number,
         now: loop.now)
-      uplinks?.networkChanged(Set(interfaces.flatMap { $0.addresses.map(\.address) }))
+      // An interface that is down keeps its IPv4 addresses; nothing arrives at them.
+      let reachable = Set(interfaces.filter(\.isUp).flatMap { $0.addresses.map(\.address) })
+      uplinks?.networkChanged(reachable)
+      relayLegs.networkChanged(reachable)
+      carriers?.networkChanged(reachable)
       portMapping?.networkChanged(interfaces)
     } catch {
       log.warn("the interfaces cannot be read: \(error)")

@@ -118,6 +118,14 @@ final class CarrierConnections {
 
   func forget(_ number: UInt32) { connections[number] = nil }
 
+  /// What leaves from an address that is gone hears nothing any more, not even
+  /// its end: that is said now, and not found out by silence.
+  func networkChanged(_ addresses: Set<IPAddress>) {
+    for connection in connections.values where addresses.strand(connection.connection.local?.address) {
+      connection.end()
+    }
+  }
+
   func close() {
     for listener in listeners { listener.close() }
     for connection in connections.values { connection.connection.close() }
@@ -208,7 +216,7 @@ final class CarrierConnection: ConnectionDelegate {
     }
   }
 
-  private func end() {
+  fileprivate func end() {
     connection.close()
     owner.forget(number)
     agent.node.carrierClosed(connection: number, now: agent.loop.now)

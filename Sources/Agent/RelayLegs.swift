@@ -51,11 +51,16 @@ final class RelayLegs {
     legs.removeAll()
   }
 
+  /// Legs from an address that is gone are dialled anew at once.
+  func networkChanged(_ addresses: Set<IPAddress>) {
+    for leg in legs.values where addresses.strand(leg.connection.local?.address) { leg.end() }
+  }
+
   fileprivate func forget(_ number: UInt32) { legs[number] = nil }
 }
 
 private final class RelayLegConnection: ConnectionDelegate {
-  private let connection: StreamConnection
+  let connection: StreamConnection
   private unowned let agent: AgentRuntime
   private unowned let owner: RelayLegs
   private let number: UInt32
@@ -160,7 +165,7 @@ private final class RelayLegConnection: ConnectionDelegate {
     connection.closeWhenFlushed()
   }
 
-  private func end() {
+  fileprivate func end() {
     connection.delegate = nil
     connection.close()
     owner.forget(number)

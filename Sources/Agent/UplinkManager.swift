@@ -12,6 +12,14 @@ internal import STUN
 internal import TLS
 internal import Transport
 
+extension Set<IPAddress> {
+  /// These are this host's, and a connection from `local` has lost its own.
+  func strand(_ local: IPAddress?) -> Bool {
+    guard let local, !local.isLoopback else { return false }
+    return !contains(local)
+  }
+}
+
 final class UplinkManager: UplinkDelegate {
   private unowned let agent: AgentRuntime
   private var signal: Uplink?
@@ -74,17 +82,14 @@ final class UplinkManager: UplinkDelegate {
   /// an address that is gone hears nothing any more, not even its end: it makes
   /// room for a new one, because without the server no path is found again.
   ///
-  /// - Parameter addresses: all of this host, also those not to be used anew.
+  /// - Parameter addresses: all of interfaces that are up, also those not to be used
+  ///   anew.
   func networkChanged(_ addresses: Set<IPAddress>) {
-    func isStranded(_ uplink: Uplink) -> Bool {
-      guard let local = uplink.localAddress, !local.isLoopback else { return false }
-      return !addresses.contains(local)
-    }
-    if let leg, isStranded(leg) {
+    if let leg, addresses.strand(leg.localAddress) {
       leg.close()
       uplinkClosed(leg, Self.stranded)
     }
-    if let signal, isStranded(signal) {
+    if let signal, addresses.strand(signal.localAddress) {
       signal.close()
       uplinkClosed(signal, Self.stranded)
     }

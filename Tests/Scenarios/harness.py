@@ -272,16 +272,20 @@ class Lab:
         host = Host(self, name, f"10.77.0.{number}" if self.namespaces else "127.0.0.1")
         if self.namespaces:
             self.make(host.namespace)
-            net = self.prefix + "net"
-            port = f"p{number}"
-            self.ip("ip", "-n", net, "link", "add", port, "type", "veth", "peer", "name", "eth0",
-                    "netns", host.namespace)
-            self.ip("ip", "-n", net, "link", "set", port, "master", "br0", "up")
-            inside = ["ip", "-n", host.namespace]
-            self.ip(*inside, "addr", "add", f"{host.address}/24", "dev", "eth0")
-            self.ip(*inside, "link", "set", "eth0", "up")
+            self.plug(host, "eth0", number)
         self.hosts[name] = host
         return host
+
+    def plug(self, host, device, number):
+        """One more interface of a machine at the switch; its address."""
+        net, port = self.prefix + "net", f"p{number}"
+        self.ip("ip", "-n", net, "link", "add", port, "type", "veth", "peer", "name", device,
+                "netns", host.namespace)
+        self.ip("ip", "-n", net, "link", "set", port, "master", "br0", "up")
+        inside = ["ip", "-n", host.namespace]
+        self.ip(*inside, "addr", "add", f"10.77.0.{number}/24", "dev", device)
+        self.ip(*inside, "link", "set", device, "up")
+        return f"10.77.0.{number}"
 
     def __enter__(self):
         return self

@@ -101,11 +101,34 @@ def main():
             mesh.b.heal()
             return f"{len(memory) >> 20} MB of memory, {len(wire) >> 20} MB on the wire"
 
+        def interface_goes_down():
+            """What leaves from it hears nothing any more, though its address stays."""
+            other = lab.plug(mesh.a, "eth1", 102)
+            # As in networks of their own: the other one does not speak for it.
+            mesh.a.run("sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=1",
+                       "net.ipv4.conf.all.arp_announce=2")
+            mesh.b.cut(f"{{ {mesh.a.address}, {other} }}")
+            mesh.wait_tier(mesh.a, "nodeB", "server-relay", within=8)
+            process, target = mesh.download("sixth", "--limit-rate", "4M")
+            wait_for("the download runs", lambda: target.stat().st_size > 1 << 20)
+            mesh.a.run("ip", "link", "set", "eth0", "down")
+            started = time.monotonic()
+            # Five seconds' worth of bytes, and no waiting for the kernel to give up.
+            wait_for("the end of the download", lambda: not process.alive(), within=12)
+            taken = time.monotonic() - started
+            if process.popen.returncode != 0 or sha(target) != sha(file):
+                raise Failure("the download did not survive")
+            mesh.a.run("ip", "link", "set", "eth0", "up")
+            mesh.a.run("ip", "link", "del", "eth1")
+            mesh.b.heal()
+            return f"at its end after {taken:.1f} s"
+
         report.step("a download over the direct path", direct)
         report.step("the direct path is cut in a download and healed", cut_and_heal)
         report.step("the server is killed in a download and started again", server_dies)
         report.step("the far agent is killed in a download and started again", agent_dies)
         report.step("the near agent is killed and started again", near_agent_dies)
+        report.step("an interface goes down under a relayed download", interface_goes_down)
         report.step("what is relayed is sealed from the server", marker_stays_sealed)
     report.finish()
 
