@@ -12,8 +12,8 @@
 public func fuzzOne(_ data: UnsafePointer<UInt8>, _ size: Int) -> CInt {
   let bytes = unsafe [UInt8](UnsafeBufferPointer(start: data, count: size))
   do {
-    let request = try OpenRequest(decoding: bytes.span.bytes)
-    precondition(request.encoded() == bytes, "not canonical")
+    let (request, terms) = try OpenRequest.decode(bytes.span.bytes)
+    precondition(request.encoded(terms) == bytes, "not canonical")
   } catch {}
   let text = String(decoding: bytes, as: UTF8.self)
   do {
@@ -31,6 +31,12 @@ public func fuzzOne(_ data: UnsafePointer<UInt8>, _ size: Int) -> CInt {
     let policy = ExitPolicy(rules: [try AllowRule(text)])
     _ = policy.mayReach(requested: "a", resolved: .loopbackV6, port: 1)
   } catch {}
+  do {
+    let policy = try RelayPolicy(text)
+    let again = try RelayPolicy(policy.description)
+    precondition(again == policy, "does not print what it read")
+  } catch {}
+  do { _ = try PeerRelayPolicy(text) } catch {}
   do { _ = try TunnelReference(text).keys } catch {}
   return 0
 }

@@ -107,6 +107,7 @@ package final class AgentRuntime {
     }
     settings.listensTCP = true
     settings.guessesPorts = !options.noPortGuessing
+    settings.relayPolicies = options.relayPolicies
     node = Node(settings: settings, records: state.records, now: loop.now)
     self.random = random
     weak var me: AgentRuntime?

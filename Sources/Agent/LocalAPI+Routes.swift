@@ -122,6 +122,7 @@ extension LocalAPI {
         }),
     ]
     value["verdict"] = .string(peer.verdict.rawValue)
+    value["policy"] = Self.describe(peer.demands)
     guard details else { return .object(value) }
     value["verdictWords"] = .string(NetworkText.words(peer.verdict))
     value["advice"] = .string(peer.verdict.advice.rawValue)
@@ -157,6 +158,15 @@ extension LocalAPI {
         ]
       })
     return .object(value)
+  }
+
+  private static func describe(_ demands: PeerDemands) -> JSONValue {
+    [
+      "here": .array(demands.reasons.map { .string($0) }),
+      "relays": .string(demands.use.text), "relaysThere": .string(demands.told.text),
+      "aim": .string(demands.aim.rawValue),
+      "waiting": JSONValue(demands.heldOpens + demands.heldFlows),
+    ]
   }
 
   private func ping(_ name: String, _ request: HTTPRequest, _ answer: @escaping Answer) {

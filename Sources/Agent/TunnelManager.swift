@@ -373,6 +373,7 @@ final class TunnelManager {
           "tunnel": .string(inbound.key.description),
           "listens": .array(inbound.listens.map { .string($0.description) }),
           "exits": .array(inbound.exits.map { .string($0.description) }),
+          "relay": .string(inbound.relay.description), "policy": .string(inbound.policy.text),
         ])
       } + (unreadable["inbounds"] ?? []))
     agent.state["outbounds"] = .array(
@@ -409,7 +410,9 @@ final class TunnelManager {
     }
     each("inbounds") { key, entry in
       _ = try agent.node.setInbounds([
-        try TunnelInbound(key, listens: texts(entry["listens"]), exits: texts(entry["exits"]))
+        try TunnelInbound(
+          key, listens: texts(entry["listens"]), exits: texts(entry["exits"]),
+          relay: entry["relay"]?.string ?? "", policy: entry["policy"]?.string ?? "")
       ])
     }
     each("outbounds") { key, entry in

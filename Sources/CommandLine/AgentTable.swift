@@ -22,6 +22,8 @@ package struct AgentOptions: Hashable, Sendable {
   package var relayPort: UInt16?
   /// Cap on what is relayed for others, kbit/s; 0: nothing for others.
   package var relayKilobits: UInt64 = 10_000
+  /// Which relays this node uses itself.
+  package var relayPolicies: [PeerRelayPolicy] = []
   /// Nil: what the server says, else the usual ones.
   package var stunUDP1: UInt16?
   package var stunUDP2: UInt16?
@@ -159,6 +161,10 @@ package enum AgentTable {
       "bw", .bandwidth, default: "10", environment: "INP2P_BW", config: "network.shareBandwidth",
       "cap on what is relayed for others; 0: nothing for others"),
     Flag(
+      "relay-policy", .relayPolicy, many: .repeated, environment: "INP2P_RELAY_POLICY",
+      config: "network.relayPolicy",
+      "never, only, via:NODE, not:NODE; to:NODE first: for that peer; may be repeated"),
+    Flag(
       "config", .path, default: defaultConfig, environment: "INP2P_CONFIG",
       "configuration file; created when missing"),
     Flag("newconfig", .bool, "ignore the existing file, use the flags, write a new file"),
@@ -292,12 +298,16 @@ package enum AgentTable {
         try ListenAddress(text)
       }
       for text in flags.texts("allow") { options.allow.append(try AllowRule(text)) }
+      for text in flags.texts("relay-policy") {
+        options.relayPolicies.append(try PeerRelayPolicy(text))
+      }
     } catch {
       throw UsageError("\(error)")
     }
     guard options.allow.count <= TunnelLimits.allowRules else {
       throw UsageError("more than \(TunnelLimits.allowRules) -allow rules")
     }
+    try check(options.relayPolicies)
     if let config {
       do {
         let (apps, ignored) = try config.apps(for: node)
@@ -313,6 +323,22 @@ package enum AgentTable {
     let isNew = arguments.ignoresConfig || bytes == nil
     return AgentArguments.Resolved(
       options: options, configToSave: isNew ? newConfig(options, flags).bytes() : nil)
+  }
+
+  /// Two words for the same peers must not say the opposite.
+  private static func check(_ policies: [PeerRelayPolicy]) throws(UsageError) {
+    guard policies.count <= TunnelLimits.relayPolicies else {
+      throw UsageError("more than \(TunnelLimits.relayPolicies) -relay-policy rules")
+    }
+    for (index, policy) in policies.enumerated() {
+      for other in policies[..<index] where other.peer == policy.peer {
+        let uses = Set([other.policy.use, policy.policy.use]).subtracting([.any])
+        let relays = Set([other.policy.via, policy.policy.via].compactMap(\.self))
+        guard uses.count < 2, relays.count < 2, relays.isEmpty || !uses.contains(.never) else {
+          throw UsageError("-relay-policy \"\(policy)\" contradicts \"\(other)\"")
+        }
+      }
+    }
   }
 
   /// The file says it the other way round: `"portMapping": false`.
@@ -357,6 +383,9 @@ package enum AgentTable {
     put(
       "bw", "shareBandwidth",
       megabits % 1000 == 0 ? JSONValue(megabits / 1000) : JSONValue(Double(megabits) / 1000))
+    put(
+      "relay-policy", "relayPolicy", JSONValue(options.relayPolicies.map(\.description)),
+      always: false)
     put("stun-udp1", "stunUDP1", JSONValue(options.stunUDP1 ?? 0), always: false)
     put("stun-udp2", "stunUDP2", JSONValue(options.stunUDP2 ?? 0), always: false)
     put("stun-tcp1", "stunTCP1", JSONValue(options.stunTCP1 ?? 0), always: false)

@@ -195,11 +195,12 @@ extension ConfigFile {
     let enabled = try bool("enabled", default: true)
     let forceRelay = try bool("forceRelay", default: false)
     let relayNode = try text("relayNode")
+    let (relay, policy) = (try text("relay"), try text("policy"))
     do {
       return try AppDefinition(
         appName: appName, protocol: carried.isEmpty ? "tcp" : carried, srcPort: srcPort,
         peerNode: peerNode, dstHost: dstHost, dstPort: dstPort, whitelist: whitelist,
-        enabled: enabled, forceRelay: forceRelay, relayNode: relayNode)
+        enabled: enabled, forceRelay: forceRelay, relayNode: relayNode, relay: relay, policy: policy)
     } catch {
       throw ConfigError(field: "\(place).\(error.field.rawValue)", words: error.description)
     }
@@ -231,6 +232,11 @@ extension ConfigFile {
     object[ignoringCase: "enabled"] = .bool(app.enabled)
     object[ignoringCase: "forceRelay"] = .bool(app.forceRelay)
     object[ignoringCase: "relayNode"] = .string(app.relayNode?.text ?? "")
+    // Ours alone: a file that never had them stays as OpenP2P wrote it.
+    for (key, text) in [("relay", app.relay.description), ("policy", app.policy.text)]
+    where !text.isEmpty || object[ignoringCase: key] != nil {
+      object[ignoringCase: key] = .string(text)
+    }
     return object
   }
 }

@@ -35,6 +35,9 @@ package enum FlagKind: Hashable, Sendable {
   case target
   /// HOST:PORTS of `-allow`.
   case rule
+  /// Words of `-relay-policy`; of a tunnel's `--relay`.
+  case relayPolicy
+  case relay
   /// http://[USER:PASSWORD@]HOST[:PORT].
   case proxy
   /// ADDRESS[/PREFIX].
@@ -144,6 +147,8 @@ extension FlagKind {
     case .listen: "[IP:]PORT"
     case .target: "HOST:PORT"
     case .rule: "HOST:PORTS"
+    case .relayPolicy: "[to:NODE,]WORDS"
+    case .relay: "WORDS"
     case .proxy: "URL"
     case .block: "CIDR"
     case .choice(let words): words.joined(separator: "|")
@@ -166,6 +171,8 @@ extension FlagKind {
     case .listen: DefinitionError.Field.listen.expected
     case .target: DefinitionError.Field.target.expected
     case .rule: DefinitionError.Field.allow.expected
+    case .relayPolicy: DefinitionError.Field.relayPolicy.expected
+    case .relay: DefinitionError.Field.relay.expected
     case .proxy: "http://HOST[:PORT]"
     case .block: "an IP address or CIDR"
     case .choice(let words): words.joined(separator: ", ")
@@ -220,6 +227,15 @@ extension FlagKind {
       }
     case .rule:
       do { _ = try AllowRule(text) } catch { throw problem }
+    case .relayPolicy:
+      do { _ = try PeerRelayPolicy(text) } catch {
+        throw FlagProblem(expected: Self.words(error, problem))
+      }
+    case .relay:
+      guard !text.isEmpty else { throw problem }
+      do { _ = try RelayPolicy(text) } catch {
+        throw FlagProblem(expected: Self.words(error, problem))
+      }
     case .proxy:
       guard HTTPProxy(text) != nil else { throw problem }
     case .block:
@@ -232,6 +248,7 @@ extension FlagKind {
 
   private static func words(_ error: DefinitionError, _ problem: FlagProblem) -> String {
     if case .tooLong(let limit) = error.problem { return "at most \(limit) bytes" }
+    if error.problem == .contradictory { return "\(problem.expected), not excluding each other" }
     return problem.expected
   }
 

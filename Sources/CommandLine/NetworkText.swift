@@ -9,6 +9,7 @@ package enum NetworkText {
     switch verdict {
     case .direct: "direct; nothing stands between the two"
     case .relayIsFaster: "a direct path is up, but the relay is much the faster one"
+    case .relayDemanded: "a policy lets this pair use relays only"
     case .rests: "no traffic: nothing is kept open; the next connection brings a path"
     case .offline: "the peer is offline"
     case .udpBlockedHere: "this network lets no UDP out"

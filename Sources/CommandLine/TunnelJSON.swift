@@ -11,8 +11,9 @@
 package enum TunnelJSON {
   // MARK: Reading (bodies of POST)
 
-  /// `{"listens":[{"ip":"0.0.0.0","port":9000}],"exits":["id or name"]}`. An
-  /// element of `listens` may also be text as on the command line.
+  /// `{"listens":[{"ip":"0.0.0.0","port":9000}],"exits":["id or name"],
+  /// "relay":"never","policy":"bulk"}`, the last two optional. An element of
+  /// `listens` may also be text as on the command line.
   package static func inbound(
     _ key: TunnelKey, from body: JSONValue
   ) throws(ConfigError) -> TunnelInbound {
@@ -37,11 +38,14 @@ package enum TunnelJSON {
       try checked(place) { () throws(DefinitionError) in listens.append(try ListenAddress(text)) }
     }
     let exits = try strings(body, "exits")
+    let (relay, policy) = (try text(body, "relay"), try text(body, "policy"))
     var result: TunnelInbound?
     try checked("inbound") { () throws(DefinitionError) in
       var references: [EndpointReference] = []
       for text in exits { references.append(try EndpointReference(text, field: .exit)) }
-      result = try TunnelInbound(key, listens: listens, exits: references)
+      result = try TunnelInbound(
+        key, listens: listens, exits: references, relay: try RelayPolicy(relay),
+        policy: try TrafficPolicy(policy))
     }
     guard let result else { preconditionFailure("checked throws or sets") }
     return result
@@ -110,6 +114,8 @@ package enum TunnelJSON {
         }),
       "exits": JSONValue(inbound.exits.map(\.text)),
     ]
+    if !inbound.relay.isPlain { object["relay"] = .string(inbound.relay.description) }
+    if inbound.policy != .usual { object["policy"] = .string(inbound.policy.text) }
     if let counters { object["stats"] = Self.object(counters) }
     return .object(object)
   }
@@ -161,6 +167,12 @@ package enum TunnelJSON {
     guard let value = body[key], !value.isNull else { return [] }
     guard let array = value.array else { throw wrong(key, "an array", value) }
     return array
+  }
+
+  private static func text(_ body: JSONValue, _ key: String) throws(ConfigError) -> String {
+    guard let value = body[key], !value.isNull else { return "" }
+    guard let text = value.string else { throw wrong(key, "a string", value) }
+    return text
   }
 
   private static func strings(_ body: JSONValue, _ key: String) throws(ConfigError) -> [String] {

@@ -38,7 +38,9 @@ package enum ZTMCommand: Hashable, Sendable {
   case ping(endpoint: String?)
   case tunnelGet(TunnelObject, TunnelReference?)
   case tunnelDescribe(TunnelObject, TunnelReference)
-  case openInbound(TunnelReference, listens: [ListenAddress], exits: [EndpointReference])
+  case openInbound(
+    TunnelReference, listens: [ListenAddress], exits: [EndpointReference],
+    relay: RelayPolicy = RelayPolicy(), policy: TrafficPolicy = .usual)
   case openOutbound(
     TunnelReference, targets: [TunnelTarget], entrances: [EndpointReference], users: [String])
   case close(TunnelObject, TunnelReference)
@@ -221,8 +223,12 @@ package struct ZTMArguments: Sendable {
     if half == .inbound {
       let texts = parsed.texts("listen")
       let exits = parsed.texts("exits")
-      let inbound = try TunnelInbound(reference1.keys[0], listens: texts, exits: exits)
-      return .openInbound(reference1, listens: inbound.listens, exits: inbound.exits)
+      let inbound = try TunnelInbound(
+        reference1.keys[0], listens: texts, exits: exits, relay: parsed.text("relay") ?? "",
+        policy: parsed.text("policy") ?? "")
+      return .openInbound(
+        reference1, listens: inbound.listens, exits: inbound.exits, relay: inbound.relay,
+        policy: inbound.policy)
     }
     // A bare name means udp too, which no Unix socket can carry; that is said
     // when the udp half is opened, so tcp's rules are the ones to check here.

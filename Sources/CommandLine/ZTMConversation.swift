@@ -88,7 +88,7 @@ package struct ZTMConversation: Sendable {
       }
       return finish("app tunnel is built in; nothing to do\n")
     case .config(let agent, let mesh): return config(agent, mesh, settings)
-    case .tunnelDescribe(_, let reference), .openInbound(let reference, _, _),
+    case .tunnelDescribe(_, let reference), .openInbound(let reference, _, _, _, _),
       .openOutbound(let reference, _, _, _), .close(_, let reference):
       keys = reference.keys.filter { TunnelProtocol.active.contains($0.protocol) }
       guard !keys.isEmpty else {
@@ -196,7 +196,7 @@ package struct ZTMConversation: Sendable {
       stage = .closing(0)
       return .request(
         AgentRequest(method: "DELETE", path: "\(api)/\(half.rawValue)/\(component(keys[0]))"))
-    case .openInbound(_, _, let exits) where exits.isEmpty,
+    case .openInbound(_, _, let exits, _, _) where exits.isEmpty,
       .openOutbound(_, _, let exits, _) where exits.isEmpty:
       return open([])
     case .get, .describe, .ping, .openInbound, .openOutbound:
@@ -221,7 +221,7 @@ package struct ZTMConversation: Sendable {
       let picked = matching(name)
       guard picked.count == 1 else { return fail(unknownEndpoint(name, all)) }
       return print(picked[0], ZTMText.describeEndpoint)
-    case .openInbound(_, _, let references), .openOutbound(_, _, let references, _):
+    case .openInbound(_, _, let references, _, _), .openOutbound(_, _, let references, _):
       let directory = directory(all)
       var ids: [String] = []
       for reference in references {
@@ -318,10 +318,12 @@ package struct ZTMConversation: Sendable {
   private mutating func open(_ ids: [String]) -> Step {
     var value = JSONObject()
     switch invocation.command {
-    case .openInbound(_, let listens, _):
+    case .openInbound(_, let listens, _, let relay, let policy):
       value["listens"] = .array(
         listens.map { ["ip": .string($0.address.description), "port": JSONValue($0.port)] })
       value["exits"] = JSONValue(ids)
+      if !relay.isPlain { value["relay"] = .string(relay.description) }
+      if policy != .usual { value["policy"] = .string(policy.text) }
     case .openOutbound(_, let targets, _, let users):
       value["targets"] = .array(
         targets.map { target in
@@ -420,7 +422,7 @@ package struct ZTMConversation: Sendable {
   }
   private var reference: TunnelReference? {
     switch invocation.command {
-    case .openInbound(let reference, _, _), .openOutbound(let reference, _, _, _): reference
+    case .openInbound(let reference, _, _, _, _), .openOutbound(let reference, _, _, _): reference
     default: nil
     }
   }

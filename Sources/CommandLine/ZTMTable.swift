@@ -113,6 +113,11 @@ enum ZTMTable {
         Flag(
           "exits", .name, many: .words, placeholder: "EP",
           "endpoints to leave by (any that offers it)"),
+        Flag(
+          "relay", .relay, "relays: never, only, via:EP, not:EP, with commas"),
+        Flag(
+          "policy", .choice(TrafficPolicy.words),
+          "its traffic: urgent, patient, or not worth others' relays"),
       ], "open the near half of a tunnel",
       examples: ["ztm tunnel open inbound my-tunnel --listen 0.0.0.0:9000 --exits ENDPOINT-ID"]),
     CommandSpec(

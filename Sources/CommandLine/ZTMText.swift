@@ -134,6 +134,8 @@ package enum ZTMText {
     lines.add("Endpoint: \(endpoint)")
     lines.add("Listens:", listens(inbound), none: "(none)")
     lines.add("Exits:", texts(inbound["exits"]), none: "(all endpoints)")
+    if let relay = inbound["relay"] { lines.add("Relay: \(text(relay))") }
+    if let policy = inbound["policy"] { lines.add("Policy: \(text(policy))") }
     counters(inbound["stats"], &lines)
     return lines.text
   }

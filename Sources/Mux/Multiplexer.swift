@@ -35,9 +35,11 @@ extension Multiplexer {
   ///     padding and sealing: 64…65,488.
   ///   - roundTrip: what Paths measured, if it did; else 333 ms until known.
   package func addLane(
-    _ id: LaneID, kind: LaneKind, maximumPacket: Int, roundTrip: TimeAmount? = nil, now: Instant
+    _ id: LaneID, kind: LaneKind, maximumPacket: Int, roundTrip: TimeAmount? = nil,
+    marks: LaneMarks = [], now: Instant
   ) {
-    core.addLane(id, kind: kind, maximumPacket: maximumPacket, roundTrip: roundTrip, now: now)
+    core.addLane(
+      id, kind: kind, maximumPacket: maximumPacket, roundTrip: roundTrip, marks: marks, now: now)
   }
 
   /// The carrier is gone: all in flight on it is lost now.
@@ -127,6 +129,14 @@ extension Multiplexer {
   ///   of the smallest path), told to the peer as they are.
   package func open(request: RawSpan, now: Instant) throws(OpenFailure) -> StreamID {
     try core.open(request: request, now: now)
+  }
+
+  /// Its turn among others, and lanes whose marks it does not go by: its data
+  /// waits while such a lane carries the session's. Streams begin with the
+  /// usual turn and avoid none.
+  package func setTerms(_ id: StreamID, priority: StreamPriority, avoids: LaneMarks) {
+    guard let slot = core.slot(of: id) else { return }
+    core.setTerms(slot, priority: priority, avoids: avoids)
   }
 
   /// Answers `.opened`: the peer gets `.accepted`.

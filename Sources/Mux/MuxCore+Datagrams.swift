@@ -58,8 +58,9 @@ extension MuxCore {
       }
       let slot = table.find(id)
       let isStale = datagramProgress == 0 && now - queuedAt > limits.datagramAge
-      if slot == nil || isStale || streams[slot!].sendSide == .reset {
-        if isStale { drops.datagramTooOld += 1 }
+      let hasNoRoad = slot.map { !isPermitted($0) } ?? false
+      if slot == nil || isStale || hasNoRoad || streams[slot!].sendSide == .reset {
+        if isStale { drops.datagramTooOld += 1 } else if hasNoRoad { drops.datagramNoRoad += 1 }
         endDatagram(count)
         continue
       }

@@ -30,6 +30,7 @@ extension MuxCore {
     case .probe: break
     case .data:
       primary = id
+      turn(to: lanes[at].marks)
       if hasSendable {
         if !isProbe { (mayCarryData, answer) = lanes[at].permission(
           bytes: limit, packets: limits.packetsInFlight, now: now) }
@@ -201,7 +202,7 @@ extension MuxCore {
     guard !draft.isFull, draft.room >= head else { return false }
     var flags = FrameFlags.syn
     var count = 0
-    if streams[slot].sendNext == 0, streams[slot].sendEnd > 0 {
+    if streams[slot].sendNext == 0, streams[slot].sendEnd > 0, isPermitted(slot) {
       count = min(draft.room - head, freshCount(slot))
       if count > 0 { flags |= FrameFlags.data }
     }
@@ -253,6 +254,7 @@ extension MuxCore {
       }
       writeData(slot, offset: offset, count: count, &draft, into: &output)
       streams[slot].deficit -= count + FrameLayout.dataHead
+      urgentRun = streams[slot].priority == .urgent ? urgentRun + count + FrameLayout.dataHead : 0
     }
   }
 
@@ -277,7 +279,10 @@ extension MuxCore {
   private mutating func writeDuplicates(
     of id: LaneID, _ draft: inout Draft, into output: inout OutputRawSpan
   ) {
-    guard let primary, primary != id, let source = lane(primary) else { return }
+    guard let primary, primary != id, let source = lane(primary), let target = lane(id) else {
+      return
+    }
+    let marks = lanes[target].marks
     let sent = lanes[source].sent.next
     if warmCursor > sent || warmCursor < lanes[source].sent.base { warmCursor = sent }
     while !draft.isFull, warmCursor > lanes[source].sent.base {
@@ -288,6 +293,7 @@ extension MuxCore {
           let frame = packet.frames[index]
           guard frame.flags & ~FrameFlags.fin == FrameFlags.data, frame.length > 0,
             streams[Int(frame.slot)].id == frame.id,
+            streams[Int(frame.slot)].avoids.isDisjoint(with: marks),
             frame.offset >= streams[Int(frame.slot)].sendBase
           else { continue }
           guard draft.room >= FrameLayout.dataHead + Int(frame.length) else { return }

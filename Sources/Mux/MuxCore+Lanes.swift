@@ -14,7 +14,8 @@ extension MuxCore {
   func hasLane(_ id: LaneID) -> Bool { lane(id) != nil }
 
   mutating func addLane(
-    _ id: LaneID, kind: LaneKind, maximumPacket: Int, roundTrip: TimeAmount?, now: Instant
+    _ id: LaneID, kind: LaneKind, maximumPacket: Int, roundTrip: TimeAmount?, marks: LaneMarks,
+    now: Instant
   ) {
     precondition(lane(id) == nil, "lane in use")
     advanceClock(now)
@@ -23,6 +24,7 @@ extension MuxCore {
       SendLane(
         id: id, kind: kind, maximumPacket: bounded(maximumPacket), firstNumber: nextNumbers[Int(id)],
         algorithm: limits.congestion, roundTrip: roundTrip))
+    lanes[lanes.count - 1].marks = marks
   }
 
   mutating func removeLane(_ id: LaneID, now: Instant) {

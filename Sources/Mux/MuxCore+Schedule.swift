@@ -1,6 +1,8 @@
 /// Which stream sends next: deficit round robin in O(1), with streams that
 /// were idle served once ahead of the rest (as FQ-CoDel, RFC 8290 §4.2, does),
-/// so that a keystroke does not wait for a thousand bulk streams.
+/// so that a keystroke does not wait for a thousand bulk streams. Urgent streams
+/// have a line of their own before both, and leave the others a share; streams
+/// that avoid the lane in use are parked until another is.
 
 #if canImport(Bytes)
 import Bytes
@@ -16,6 +18,8 @@ extension MuxCore {
     case .fresh: (tail, fresh.tail) = (fresh.tail, Int32(slot))
     case .old: (tail, old.tail) = (old.tail, Int32(slot))
     case .blocked: (tail, blocked.tail) = (blocked.tail, Int32(slot))
+    case .urgent: (tail, urgent.tail) = (urgent.tail, Int32(slot))
+    case .parked: (tail, parked.tail) = (parked.tail, Int32(slot))
     }
     streams[slot].queue = queue
     streams[slot].previous = tail
@@ -28,6 +32,8 @@ extension MuxCore {
       case .fresh: fresh.head = Int32(slot)
       case .old: old.head = Int32(slot)
       case .blocked: blocked.head = Int32(slot)
+      case .urgent: urgent.head = Int32(slot)
+      case .parked: parked.head = Int32(slot)
       }
     }
   }
@@ -50,6 +56,12 @@ extension MuxCore {
     case .blocked:
       if previous < 0 { blocked.head = next }
       if next < 0 { blocked.tail = previous }
+    case .urgent:
+      if previous < 0 { urgent.head = next }
+      if next < 0 { urgent.tail = previous }
+    case .parked:
+      if previous < 0 { parked.head = next }
+      if next < 0 { parked.tail = previous }
     }
     streams[slot].queue = .none
   }
@@ -58,22 +70,59 @@ extension MuxCore {
   mutating func schedule(_ slot: Int) {
     guard streams[slot].hasData else { return }
     switch streams[slot].queue {
-    case .fresh, .old: return
+    case .fresh, .old, .urgent, .parked: return
     case .blocked:
       guard !streams[slot].lost.isEmpty || sessionRoom > 0 else { return }
       unschedule(slot)
     case .none: break
     }
-    streams[slot].deficit = MuxTuning.headStart
-    append(slot, to: .fresh)
+    switch streams[slot].priority {
+    case .urgent:
+      streams[slot].deficit = MuxTuning.headStart
+      append(slot, to: .urgent)
+    case .usual:
+      streams[slot].deficit = MuxTuning.headStart
+      append(slot, to: .fresh)
+    case .background:
+      streams[slot].deficit = 0
+      append(slot, to: .old)
+    }
   }
+
+  /// Where a stream waits that has had its head start.
+  private func line(_ slot: Int) -> MuxStream.Queue {
+    streams[slot].priority == .urgent ? .urgent : .old
+  }
+
+  mutating func setTerms(_ slot: Int, priority: StreamPriority, avoids: LaneMarks) {
+    streams[slot].priority = priority
+    streams[slot].avoids = avoids
+    unschedule(slot)
+    schedule(slot)
+  }
+
+  /// Data leaves on a lane with these marks from now on.
+  mutating func turn(to marks: LaneMarks) {
+    guard marks != marksInUse else { return }
+    marksInUse = marks
+    while parked.head >= 0 {
+      let slot = Int(parked.head)
+      unschedule(slot)
+      append(slot, to: line(slot))
+    }
+  }
+
+  func isPermitted(_ slot: Int) -> Bool { streams[slot].avoids.isDisjoint(with: marksInUse) }
 
   /// The slot whose turn it is, or nil. Streams that have nothing leave the
   /// line; one whose deficit is used up goes to the end of it.
   mutating func nextSlot(quantum: Int) -> Int? {
     while true {
-      let isFresh = !fresh.isEmpty
-      let head = isFresh ? fresh.head : old.head
+      let isUrgent =
+        !urgent.isEmpty
+        && (urgentRun < MuxTuning.urgentTurns * quantum || fresh.isEmpty && old.isEmpty)
+      let isFresh = !isUrgent && !fresh.isEmpty
+      let head = isUrgent ? urgent.head : isFresh ? fresh.head : old.head
       guard head >= 0 else { return nil }
       let slot = Int(head)
       guard streams[slot].hasData else {
@@ -83,15 +132,21 @@ extension MuxCore {
         if isFresh { append(slot, to: .old) }
         continue
       }
+      guard isPermitted(slot) else {
+        unschedule(slot)
+        append(slot, to: .parked)
+        continue
+      }
       if streams[slot].lost.isEmpty, sessionRoom == 0 {
         unschedule(slot)
         append(slot, to: .blocked)
         continue
       }
       if streams[slot].deficit <= 0 {
-        streams[slot].deficit += quantum
+        streams[slot].deficit += streams[slot].priority == .background
+          ? max(1, quantum / MuxTuning.backgroundPart) : quantum
         unschedule(slot)
-        append(slot, to: .old)
+        append(slot, to: line(slot))
         continue
       }
       return slot
@@ -103,7 +158,7 @@ extension MuxCore {
     while blocked.head >= 0 {
       let slot = Int(blocked.head)
       unschedule(slot)
-      append(slot, to: .old)
+      append(slot, to: line(slot))
     }
   }
 
@@ -139,7 +194,7 @@ extension MuxCore {
 
   /// Something besides acknowledgements could be written.
   var hasSendable: Bool {
-    !control.isEmpty || !fresh.isEmpty || !old.isEmpty || sessionCreditPending
+    !control.isEmpty || !urgent.isEmpty || !fresh.isEmpty || !old.isEmpty || sessionCreditPending
       || !datagramQueue.isEmpty
   }
 }

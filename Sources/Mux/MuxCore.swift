@@ -33,6 +33,12 @@ struct MuxCore {
   var fresh = SlotList()
   var old = SlotList()
   var blocked = SlotList()
+  var urgent = SlotList()
+  var parked = SlotList()
+  /// Bytes of urgent streams since another one had a turn.
+  var urgentRun = 0
+  /// Of the lane that data leaves on.
+  var marksInUse: LaneMarks = []
   var control = SlotList()
   var sendsDatagramNext = false
 
@@ -183,7 +189,7 @@ struct MuxCore {
     for lane in lanes {
       anew.addLane(
         lane.id, kind: lane.kind, maximumPacket: lane.maximumPacket,
-        roundTrip: lane.hasSample ? lane.smoothed : nil, now: now)
+        roundTrip: lane.hasSample ? lane.smoothed : nil, marks: lane.marks, now: now)
     }
     self = anew
   }

@@ -37,13 +37,16 @@ struct MuxStream {
   ///       └────────RST────┴──────▶ reset
   enum ReceiveSide { case open, finalKnown, drained, reset }
   /// Which list of the scheduler it stands in.
-  enum Queue: UInt8 { case none, fresh, old, blocked }
+  enum Queue: UInt8 { case none, fresh, old, blocked, urgent, parked }
 
   var id: UInt32 = 0
   var isOurs = false
 
   // Scheduling (intrusive lists, -1 = none).
   var queue = Queue.none
+  var priority = StreamPriority.usual
+  /// Lanes it does not go by.
+  var avoids: LaneMarks = []
   var next: Int32 = -1
   var previous: Int32 = -1
   var deficit = 0
@@ -185,6 +188,10 @@ enum MuxTuning {
   static let roundTripMemory: TimeAmount = .seconds(5)
   /// What a stream that was idle may send ahead of the others.
   static let headStart = 4_096
+  /// Urgent streams may send so many full packets while another one waits.
+  static let urgentTurns = 8
+  /// What a background stream gets of a turn.
+  static let backgroundPart = 4
   /// A packet with less room than this takes no more stream data.
   static let leastRoom = 24
 }

@@ -170,7 +170,28 @@ package struct LaneStatistics: Equatable, Sendable {
   /// When the newest acknowledgement of this lane came; nil before the first.
   package var lastAcknowledged: Instant?
   package var isSlowStart = true
+  /// The newest measurement says what there was to send, not what the path moves.
+  package var isAppLimited = true
   package var congestionEvents: UInt64 = 0
+}
+
+/// What the owner says of a lane; the multiplexer does not know what it means.
+package struct LaneMarks: OptionSet, Sendable, Hashable {
+  package let rawValue: UInt8
+  package init(rawValue: UInt8) { self.rawValue = rawValue }
+  package static let direct = LaneMarks(rawValue: 1)
+  package static let relayed = LaneMarks(rawValue: 2)
+  /// Others pay for what goes by it.
+  package static let costly = LaneMarks(rawValue: 4)
+}
+
+/// Whose turn it is when several streams have data.
+package enum StreamPriority: UInt8, Sendable {
+  /// Before all others, who keep a ninth of what leaves.
+  case urgent
+  case usual
+  /// A quarter of a usual one's share, and never ahead because it was idle.
+  case background
 }
 
 /// What a lane of the peer brought.
@@ -187,6 +208,8 @@ package struct MuxDrops: Equatable, Sendable {
   package var staleFrames: UInt64 = 0
   package var datagramQueueFull: UInt64 = 0
   package var datagramTooOld: UInt64 = 0
+  /// The stream avoids the lane in use.
+  package var datagramNoRoad: UInt64 = 0
   package var datagramBadFragment: UInt64 = 0
   package var datagramReassemblyExpired: UInt64 = 0
   package var closedSession: UInt64 = 0

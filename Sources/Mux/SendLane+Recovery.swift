@@ -77,6 +77,7 @@ extension SendLane {
     }
     let (deliveryRate, isAppLimited) = rateSample(newest, now: now)
     rate.add(deliveryRate, isAppLimited: isAppLimited, roundEnded: ended)
+    figures.isAppLimited = isAppLimited
 
     if ended, !isAppLimited { sizePackets() }
 

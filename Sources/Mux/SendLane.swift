@@ -27,6 +27,7 @@ enum RecoveryConstants {
 struct SendLane {
   let id: LaneID
   let kind: LaneKind
+  var marks: LaneMarks = []
   var maximumPacket: Int
   /// What a packet may have now: on TCP what the path moves in 2 ms.
   var packetLimit: Int

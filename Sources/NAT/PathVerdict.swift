@@ -9,6 +9,8 @@ package enum PathVerdict: String, Sendable, CaseIterable {
   case direct
   /// Relayed although a direct path is up: that one is much the slower.
   case relayIsFaster = "relay-is-faster"
+  /// A policy, of this end or the peer's, lets the pair use relays only.
+  case relayDemanded = "relay-demanded"
   /// Nobody has needed a path for a while.
   case rests
   case offline
@@ -55,7 +57,7 @@ package enum PathAdvice: String, Sendable, CaseIterable {
 extension PathVerdict {
   package var advice: PathAdvice {
     switch self {
-    case .direct, .relayIsFaster, .rests, .offline: .none
+    case .direct, .relayIsFaster, .relayDemanded, .rests, .offline: .none
     case .udpBlockedHere: .allowUDPHere
     case .udpBlockedThere: .allowUDPThere
     case .noCommonFamily: .addCommonFamily

@@ -29,6 +29,8 @@ struct Flow {
     /// gets the same bytes (nothing was delivered by the one that refused).
     var early: [UInt8] = []
     var finishedEarly = false
+    /// It waits for a road that its terms permit; no stream was opened.
+    var isHeld = false
     /// When the stream of this attempt was opened: data sealed for the peer
     /// since then may have carried its SYN.
     var openedAt: Instant
@@ -50,6 +52,9 @@ struct Flow {
   /// What its bytes are counted under; nil for an app's far end.
   var owner: TunnelOwner?
   var isNear = false
+  var terms = StreamTerms.usual
+  /// The peer whose roads its terms count for; -1: none yet.
+  var engaged = -1
   var isCounted = false
   var attempt: Attempt?
   var dial: Dial?

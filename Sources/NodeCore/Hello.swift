@@ -30,6 +30,13 @@ struct Hello {
     sendAt = now
   }
 
+  /// It says something new: until the peer answers it is repeated.
+  mutating func restate(now: Instant) {
+    isSeen = false
+    interval = NodeLimits.helloRetryFloor
+    sendAt = now
+  }
+
   /// One was sent.
   mutating func sent(roundTrip: TimeAmount, now: Instant) {
     sendAt = isSeen ? nil : now + max(interval, roundTrip * 2)

@@ -31,6 +31,7 @@ extension Node {
     let slot = Int(id.index)
     flows[slot].isNear = true
     flows[slot].owner = owner
+    flows[slot].terms = terms(of: owner)
     flows[slot].phase = .opening
     flows[slot].target = service.description
     flows[slot].attempt = Flow.Attempt(
@@ -53,25 +54,56 @@ extension Node {
       flows[slot].peer = peer.index
       flows[slot].attempt?.openedAt = now
       flows[slot].attempt?.due = now + NodeLimits.connectDue
+      engage(slot, peer)
       guard wantSession(with: peer, now: now) else {
         report(.neverSent, flow: slot, now: now)
         return
       }
-      let request = attempt.service.encoded()
-      do throws(OpenFailure) {
-        let stream = try peer.mux.open(request: request.span.bytes, now: now)
-        flows[slot].stream = stream
-        peer.flows[stream.number] = UInt32(slot)
-        if !attempt.early.isEmpty {
-          let taken = peer.mux.write(stream, attempt.early.span.bytes)
-          assert(taken == attempt.early.count, "the early limit is below every send buffer")
-        }
-        if attempt.finishedEarly { peer.mux.finish(stream) }
-        touch(peer)
-      } catch {
-        report(.neverSent, flow: slot, now: now)
+      guard isPermitted(flows[slot].terms, on: peer) else {
+        // Nothing of it leaves before there is a road for it.
+        flows[slot].attempt?.isHeld = true
+        flows[slot].stream = StreamID(number: 0, epoch: 0)
+        peer.heldOpens.insert(UInt32(slot))
+        return
       }
+      openStream(slot, peer, now: now)
     }
+  }
+
+  private func openStream(_ slot: Int, _ peer: Peer, now: Instant) {
+    guard let attempt = flows[slot].attempt else { return }
+    let terms = flows[slot].terms
+    let request = attempt.service.encoded(terms)
+    do throws(OpenFailure) {
+      let stream = try peer.mux.open(request: request.span.bytes, now: now)
+      if terms != .usual {
+        peer.mux.setTerms(stream, priority: terms.priority, avoids: terms.avoids)
+      }
+      flows[slot].stream = stream
+      peer.flows[stream.number] = UInt32(slot)
+      if !attempt.early.isEmpty {
+        let taken = peer.mux.write(stream, attempt.early.span.bytes)
+        assert(taken == attempt.early.count, "the early limit is below every send buffer")
+      }
+      if attempt.finishedEarly { peer.mux.finish(stream) }
+      touch(peer)
+    } catch {
+      report(.neverSent, flow: slot, now: now)
+    }
+  }
+
+  /// The road has changed under a flow that waits for one.
+  func openHeld(_ slot: Int, now: Instant) {
+    guard flows[slot].attempt?.isHeld == true else { return }
+    let peer = peers[flows[slot].peer]
+    guard isPermitted(flows[slot].terms, on: peer) else { return }
+    peer.heldOpens.remove(UInt32(slot))
+    flows[slot].attempt?.isHeld = false
+    flows[slot].attempt?.openedAt = now
+    flows[slot].attempt?.due = now + NodeLimits.connectDue
+    openStream(slot, peer, now: now)
+    // What the caller said meanwhile may go with the request.
+    if flows[slot].phase == .opening { emit(.flowWritable(flowID(slot))) }
   }
 
   private func report(_ outcome: ExitAttempt.Outcome, flow slot: Int, now: Instant) {
@@ -100,11 +132,19 @@ extension Node {
         continue
       }
       let peer = peers[flows[slot].peer]
+      if attempt.isHeld {
+        peer.heldOpens.remove(index)
+        flows[slot].attempt?.isHeld = false
+        report(peer.isConnected ? .noPermittedRoad : .neverSent, flow: slot, now: now)
+        continue
+      }
       let wasSent = peer.lastDataSealed >= attempt.openedAt
       peer.flows[flows[slot].stream.number] = nil
       peer.mux.reset(flows[slot].stream, code: ResetCode.cancelled)
       touch(peer)
-      report(wasSent ? .lost : .neverSent, flow: slot, now: now)
+      let isRestricted = !peer.isConnected && peer.paths.settings.allowedTiers != .all
+      report(
+        wasSent ? .lost : isRestricted ? .noPermittedRoad : .neverSent, flow: slot, now: now)
     }
   }
 
@@ -122,8 +162,9 @@ extension Node {
 extension Node {
   func streamOpened(_ stream: StreamID, request: [UInt8], by peer: Peer, now: Instant) {
     let opened: OpenRequest
+    let terms: StreamTerms
     do throws(OpenRequestFault) {
-      opened = try OpenRequest(decoding: request.span.bytes)
+      (opened, terms) = try OpenRequest.decode(request.span.bytes)
     } catch {
       refuse(stream, of: peer, owner: nil, .malformedRequest)
       return
@@ -146,7 +187,7 @@ extension Node {
         return
       }
       startDial(
-        stream, of: peer, owner: .tunnel(key),
+        stream, terms, of: peer, owner: .tunnel(key),
         Flow.Dial(targets: outbound.targets, requestedHost: nil), now: now)
     case .app(_, let host, let port):
       if let literal = IPAddress(host), !mayReach(requested: host, resolved: literal, port: port) {
@@ -161,7 +202,8 @@ extension Node {
         return
       }
       startDial(
-        stream, of: peer, owner: nil, Flow.Dial(targets: [target], requestedHost: host), now: now)
+        stream, terms, of: peer, owner: nil,
+        Flow.Dial(targets: [target], requestedHost: host), now: now)
     }
   }
 
@@ -171,7 +213,8 @@ extension Node {
   }
 
   private func startDial(
-    _ stream: StreamID, of peer: Peer, owner: TunnelOwner?, _ dial: Flow.Dial, now: Instant
+    _ stream: StreamID, _ terms: StreamTerms, of peer: Peer, owner: TunnelOwner?,
+    _ dial: Flow.Dial, now: Instant
   ) {
     guard let id = newFlow() else {
       refuse(stream, of: peer, owner: owner, .exitBusy)
@@ -183,7 +226,12 @@ extension Node {
     flows[slot].stream = stream
     flows[slot].owner = owner
     flows[slot].dial = dial
+    flows[slot].terms = terms
     peer.flows[stream.number] = id.index
+    if terms != .usual {
+      peer.mux.setTerms(stream, priority: terms.priority, avoids: terms.avoids)
+    }
+    engage(slot, peer)
     dialNext(slot, now: now, lastReason: .targetUnreachable)
   }
 
@@ -326,7 +374,8 @@ extension Node {
 
   /// True when the far side finished and every byte was taken.
   package func flowIsFinished(_ id: FlowID) -> Bool {
-    guard let slot = slot(of: id), flows[slot].peer >= 0 else { return false }
+    guard let slot = slot(of: id), flows[slot].peer >= 0, flows[slot].attempt?.isHeld != true
+    else { return false }
     return peers[flows[slot].peer].mux.isFinished(flows[slot].stream)
   }
 
@@ -421,7 +470,7 @@ extension Node {
   }
 
   /// Ends a flow whose stream is over already.
-  private func end(_ slot: Int, _ reason: FlowEnd) {
+  func end(_ slot: Int, _ reason: FlowEnd) {
     let flow = flows[slot]
     if flow.peer >= 0 { peers[flow.peer].flows[flow.stream.number] = nil }
     if let owner = flow.owner, flow.phase != .open {
@@ -482,6 +531,7 @@ extension Node {
   func release(_ slot: Int) {
     let flow = flows[slot]
     guard flow.phase != .free else { return }
+    disengage(slot)
     openings.remove(UInt32(slot))
     if flow.isCounted, let owner = flow.owner {
       counters[owner]?.closed()

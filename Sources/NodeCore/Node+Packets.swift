@@ -367,7 +367,11 @@ extension Node {
     if sent >= 256 {
       peer.paths.lossSample(
         on: lane, lost: Int(statistics.packetsLost - peer.reportedLost), of: Int(sent), now: now)
-      peer.paths.deliveryRate(on: lane, bytesPerSecond: Double(statistics.deliveryRate), now: now)
+      let rate = Double(statistics.deliveryRate)
+      peer.paths.deliveryRate(on: lane, bytesPerSecond: rate, now: now)
+      if !statistics.isAppLimited {
+        peer.paths.goodput(on: lane, bytesPerSecond: rate, now: now)
+      }
       peer.reportedSent = statistics.packetsSent
       peer.reportedLost = statistics.packetsLost
     }

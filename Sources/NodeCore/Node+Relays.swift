@@ -15,6 +15,7 @@
   internal import Paths
   internal import Relay
   package import Signaling
+  internal import Tunnels
   internal import WireGuard
 #endif
 
@@ -81,8 +82,9 @@ struct PeerRelays {
   /// A relay better than the one in use was announced.
   var wantsBetter = false
   var excluded: [(relay: [UInt8], until: Instant)] = []
-  /// What apps demand (Node+RelayPolicy.swift).
-  var policy = RelayPolicy()
+  /// What this end demands (Node+RelayPolicy.swift), and what the peer's does.
+  var policy = PairPolicy()
+  var told = RelayUse.any
 
   func isExcluded(_ relay: [UInt8]) -> Bool { excluded.contains { $0.relay == relay } }
 
@@ -138,8 +140,17 @@ extension Node {
       .relayNodeRequest(
         RelayNodeRequest(
           peer: peer.name, only: demandedRelay(for: peer),
-          exclusions: peer.relays.excluded.map(\.relay))),
+          exclusions: exclusions(of: peer))),
       kind: .relay(peer: peer.index), now: now)
+  }
+
+  /// Those that policies rule out, and those that failed.
+  private func exclusions(of peer: Peer) -> [[UInt8]] {
+    var result = avoidedRelays(of: peer)
+    for entry in peer.relays.excluded.reversed() where !result.contains(entry.relay) {
+      result.append(entry.relay)
+    }
+    return Array(result.prefix(RelaySignalLimits.exclusions))
   }
 
   /// A relay came or went somewhere.
@@ -174,7 +185,7 @@ extension Node {
     guard peer.paths.settings.allowedTiers.allows(tier),
       !peer.relays.seats.contains(where: { $0.guest.invitation.session == grant.session })
     else { return }
-    if peer.relays.isExcluded(offer.relay) || !isDemanded(offer.relay, for: peer) {
+    if peer.relays.isExcluded(offer.relay) || !mayUse(offer.relay, for: peer) {
       // The peer does not know that we cannot, or shall not, use this one.
       guard isPushed, !peer.relays.seats.contains(where: \.isProven) else { return }
       peer.relays.lastAsked = .distantPast
@@ -424,7 +435,7 @@ extension Node {
     wantRelay(for: peer, after: excludes ? .zero : RelayTunables.retry, now: now)
   }
 
-  private func leaveRelay(_ i: Int, of peer: Peer, now: Instant) {
+  func leaveRelay(_ i: Int, of peer: Peer, now: Instant) {
     closeRelayCarrier(i, of: peer, now: now)
     var seat = peer.relays.seats.remove(at: i)
     seat.guest.leave()

@@ -8,6 +8,7 @@
   internal import NAT
   internal import Paths
   internal import Signaling
+  internal import Tunnels
   internal import WireGuard
 #endif
 
@@ -229,6 +230,13 @@ extension Node {
     touch(peer)
   }
 
+  /// Policies have let the server's relay go, or let it in again.
+  func reopenServerRelay(of peer: Peer, now: Instant) {
+    guard peer.relayCarrier != nil else { return }
+    dropRelayCarrier(of: peer, now: now)
+    attachRelay(to: peer, now: now)
+  }
+
   func dropRelayCarrier(of peer: Peer, now: Instant) {
     guard let carrier = peer.relayCarrier else { return }
     peer.relayCarrier = nil
@@ -297,7 +305,7 @@ extension Node {
         let roundTrip = peer.paths.snapshots.first { $0.lane == lane }?.roundTrip
         peer.mux.addLane(
           lane, kind: carrier.kind == .tcp ? .ordered : .datagram, maximumPacket: maximum,
-          roundTrip: roundTrip, now: now)
+          roundTrip: roundTrip, marks: tier.marks, now: now)
         if peer.paths.lanesByPreference.count > 1 { keeper.widenWindow(peer.handle) }
         log(.debug, "path-up", "\(peer.name): \(tier.code) through \(carrier)")
         pathIsUp(carrier, of: peer, now: now)
@@ -322,6 +330,7 @@ extension Node {
           peer.mux.suspectLane(from, now: now)
         }
         peer.lastAcknowledged = nil
+        roadChanged(of: peer, now: now)
         guard let to else { continue }
         if peer.mux.hasLane(to), let roundTrip = peer.paths.latestRoundTrip(of: to) {
           peer.mux.setRoundTrip(to, roundTrip, now: now)
@@ -423,7 +432,12 @@ extension Node {
         peerHasSeenUs: message.seen == peer.localIncarnation && message.flags.contains(.heard),
         now: now)
     }
-    if isForUs { releaseHeld(of: peer, keypair: keypair, now: now) }
+    if isForUs {
+      peerDemands(
+        message.flags.contains(.noRelay)
+          ? .never : message.flags.contains(.onlyRelay) ? .only : .any, peer, now: now)
+      releaseHeld(of: peer, keypair: keypair, now: now)
+    }
     touch(peer)
   }
 

@@ -485,6 +485,7 @@ extension Node {
     peer.seenAt = member.seenAt
     peer.version = member.version
     peer.offers = member.offers
+    applyRelayPolicy(to: peer, now: now)
     if member.incarnation != 0 { peer.announcedIncarnation = member.incarnation }
     updateContext(of: peer)
     guard returned || (restarted && member.isOnline) else { return }

@@ -20,6 +20,7 @@ extension Node {
     }
     if peer.paths.isLetGo || peer.connectedSince == nil && peer.isOnline { return .rests }
     if !peer.isConnected, !peer.isOnline { return .offline }
+    if !peer.paths.settings.allowedTiers.allows(.udpDirect) { return .relayDemanded }
     let ours = natFacts
     let theirs = peer.nat
     if ours.isUDPBlocked { return .udpBlockedHere }

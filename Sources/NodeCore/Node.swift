@@ -243,6 +243,7 @@ package final class Node {
   private func deadline(of peer: Peer) -> Instant {
     var next = min(peer.mux.nextDeadline, peer.paths.nextDeadline)
     next = min(next, min(streamDeadline(of: peer), relayDeadline(of: peer)))
+    next = min(next, termsDeadline(of: peer))
     if let at = peer.hello.sendAt, peer.connectedSince != nil { next = min(next, at) }
     if let at = peer.evictions.stateAt, peer.isConnected { next = min(next, at) }
     if let at = peer.initiateAt { next = min(next, at) }
@@ -284,6 +285,7 @@ package final class Node {
     }
     advanceStreams(of: peer, now: now)
     advanceRelays(of: peer, now: now)
+    advanceTerms(of: peer, now: now)
     if let at = peer.hello.sendAt, at <= now, peer.connectedSince != nil { touch(peer) }
     if let at = peer.meetAt, at <= now {
       peer.meetAt = nil
@@ -365,6 +367,7 @@ package final class Node {
   package func setInbounds(_ new: [TunnelInbound]) throws(TunnelTableError) -> ListenChange {
     let change = try tunnels.setInbounds(new)
     offersChanged()
+    relayPoliciesChanged(now: clock)
     return change
   }
 
@@ -377,6 +380,7 @@ package final class Node {
   package func removeInbounds(_ keys: [TunnelKey]) throws(TunnelTableError) -> ListenChange {
     let change = try tunnels.removeInbounds(keys)
     offersChanged()
+    relayPoliciesChanged(now: clock)
     return change
   }
 

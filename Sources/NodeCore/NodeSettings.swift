@@ -6,6 +6,7 @@
   package import Crypto
   package import Mux
   package import Signaling
+  package import Tunnels
 #endif
 
 /// Bounds of a node's tables and its waiting times.
@@ -83,6 +84,8 @@ package struct NodeSettings: Sendable {
   package var listensTCP = false
   /// No UDP carriers at all. A test hook: benchmarks measure TCP ones with it.
   package var usesTCPCarriers = false
+  /// `-relay-policy`.
+  package var relayPolicies: [PeerRelayPolicy] = []
   /// Guess the ports of NATs that map anew for every address.
   package var guessesPorts = true
   /// Proof of the agent's own identity key for the certificate; may be empty.

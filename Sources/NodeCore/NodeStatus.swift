@@ -8,8 +8,23 @@
   package import NAT
   package import Paths
   internal import Signaling
+  package import Tunnels
   internal import WireGuard
 #endif
+
+/// What is demanded of the road to a peer.
+package struct PeerDemands: Sendable {
+  /// Who of this end demands what; the first that says so about relays counts.
+  package var reasons: [String]
+  package var use: RelayUse
+  /// What the peer's end demands, as it told.
+  package var told: RelayUse
+  /// What the streams of now want of the choice.
+  package var aim: PathAim
+  /// Flows that wait for a road they may take: not opened yet, and open ones.
+  package var heldOpens: Int
+  package var heldFlows: Int
+}
 
 package struct PeerStatus: Sendable {
   package var name: String
@@ -37,6 +52,7 @@ package struct PeerStatus: Sendable {
   package var whyNotBetter: [(tier: Tier, reason: PathReason)]
   /// What decides about the road, and the NATs at both ends.
   package var verdict: PathVerdict
+  package var demands: PeerDemands
   package var ownNAT: NATFacts
   package var peerNAT: NATFacts
   package var paths: [PathSnapshot]
@@ -74,8 +90,16 @@ extension Node {
       since: primary == nil ? nil : peer.paths.primarySince,
       openStreams: peer.mux.openStreamCount, cipher: peer.cipher,
       whyNotBetter: peer.paths.whyNotBetterExplained(now: now),
-      verdict: verdict(on: peer, now: now), ownNAT: natFacts, peerNAT: peer.nat, paths: paths,
+      verdict: verdict(on: peer, now: now), demands: demands(on: peer), ownNAT: natFacts, peerNAT: peer.nat, paths: paths,
       history: peer.paths.history)
+  }
+
+  private func demands(on peer: Peer) -> PeerDemands {
+    PeerDemands(
+      reasons: peer.relays.policy.reasons, use: peer.relays.policy.use, told: peer.relays.told,
+      aim: peer.paths.aim, heldOpens: peer.heldOpens.count,
+      heldFlows: peer.isConnected
+        ? peer.flows.values.count { !isPermitted(flows[Int($0)].terms, on: peer) } : 0)
   }
 
   /// Drops of the session layer, by reason, those that happened.

@@ -67,6 +67,13 @@ final class Peer {
   var relayCarrier: Carrier?
   /// Through relays that nodes are.
   var relays = PeerRelays()
+  /// What its streams want of the road (Node+Terms.swift).
+  var terms = TermCounts()
+  var aimAt = Instant.distantFuture
+  /// Flows that wait for another road before they are opened.
+  var heldOpens: Set<UInt32> = []
+  /// Since when open flows may not go by the road in use.
+  var forbiddenSince: Instant?
   /// Its TCP connections, on trial or proven, and attempts at more.
   var streams: [PeerStream] = []
   var dialer = StreamDialer()
@@ -178,6 +185,11 @@ final class Peer {
       flags.insert(.older)
     }
     if acceptedOn != nil { flags.insert(.accepted) }
+    switch relays.policy.use {
+    case .any: break
+    case .never: flags.insert(.noRelay)
+    case .only: flags.insert(.onlyRelay)
+    }
     return flags
   }
 

@@ -44,6 +44,10 @@ package struct HelloMessage: Equatable, Sendable {
     package static let older = Flags(rawValue: 4)
     /// The sender takes numbered packets of this incarnation of the receiver.
     package static let accepted = Flags(rawValue: 8)
+    /// The sender wants no path through a relay.
+    package static let noRelay = Flags(rawValue: 16)
+    /// The sender wants no direct path.
+    package static let onlyRelay = Flags(rawValue: 32)
   }
 
   package var version: UInt8

@@ -87,6 +87,11 @@ struct PathRecord: Sendable {
   var datagramSize: PacketSizeSearch
   var streamSize: StreamPacketSize
 
+  /// What it moved last, bytes a second (PathAim.swift); 0: not known.
+  var goodput = 0.0
+  var goodputAt = Instant.distantPast
+  var aim = PathAim.usual
+
   // For people.
   var bytesSent: UInt64 = 0
   var bytesReceived: UInt64 = 0
@@ -119,8 +124,14 @@ struct PathRecord: Sendable {
 
   /// Microseconds: what the choice compares.
   var cost: Int64 {
-    roundTrip.smallest.nanoseconds / 1_000
-      + roundTrip.lossPerMillion * PathTunables.lossCostPerMille / 1_000 + tier.cost
+    let quality =
+      roundTrip.smallest.nanoseconds / 1_000
+      + roundTrip.lossPerMillion * PathTunables.lossCostPerMille / 1_000
+    return switch aim {
+    case .usual: quality + tier.cost
+    case .roundTrip: quality + tier.cost / PathTunables.tierShareForRoundTrip
+    case .goodput: quality + tier.cost + bulkCost
+    }
   }
 
   /// The n-th time-out waits longer than the first.

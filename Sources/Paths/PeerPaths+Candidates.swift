@@ -186,6 +186,7 @@ extension PeerPaths {
 
   private mutating func append(_ record: PathRecord) {
     records.append(record)
+    records[records.count - 1].aim = aim
     lastIndex = records.count - 1
   }
 

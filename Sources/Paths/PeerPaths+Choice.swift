@@ -26,6 +26,7 @@ extension PeerPaths {
   /// Makes the choice anew.
   mutating func choose(now: Instant) {
     choiceAt = .distantFuture
+    forgetGoodput(now: now)
     var best: Int?
     for i in records.indices where records[i].isUp {
       guard let b = best else {

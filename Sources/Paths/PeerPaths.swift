@@ -45,6 +45,8 @@ package struct PeerPaths: Sendable {
   package internal(set) var primary: UInt8?
   /// Since when.
   package internal(set) var primarySince = Instant.distantPast
+  /// What the choice looks for (PathAim.swift).
+  package internal(set) var aim = PathAim.usual
   /// Switches that nothing but a better figure asked for.
   var recentSwitches = 0
   /// The present path was taken because another one failed.

@@ -12,20 +12,20 @@ extension World {
   @discardableResult
   package func converse(
     near: Int, far: Int, nearScript: ApplicationScript, farScript: ApplicationScript,
-    dial: DialScript = .accept(after: .milliseconds(1))
+    dial: DialScript = .accept(after: .milliseconds(1)), app: UInt16 = 8_080
   ) -> Conversation {
     let conversation = Conversation(
       world: self, number: conversations.count, near: near, far: far, nearScript: nearScript,
       farScript: farScript, dial: dial)
     conversations.append(conversation)
     statistics.conversations += 1
-    nodes[near].open(conversation)
+    nodes[near].open(conversation, app: app)
     return conversation
   }
 }
 
 extension SimulatedNode {
-  fileprivate func open(_ conversation: Conversation) {
+  fileprivate func open(_ conversation: Conversation, app: UInt16) {
     guard let node, !isSuspended else {
       conversation.near.state = .killed
       return
@@ -33,7 +33,7 @@ extension SimulatedNode {
     world.note("\(name): opens \(conversation.number) to \(world.nodes[conversation.farNode].name)")
     conversation.near.process = process
     let flow = node.openFlow(
-      .app(AppKey(.tcp, 8_080)),
+      .app(AppKey(.tcp, app)),
       service: .app(.tcp, host: conversation.host, port: Conversation.port),
       exits: [.name(world.nodes[conversation.farNode].name)], now: world.now)
     guard let flow else {

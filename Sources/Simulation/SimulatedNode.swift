@@ -11,7 +11,7 @@
   package import Paths
   internal import Relay
   internal import Signaling
-  internal import Tunnels
+  package import Tunnels
 #endif
 
 package final class SimulatedNode {
@@ -40,6 +40,8 @@ package final class SimulatedNode {
   package var token = SimulatedServer.token
   /// It is a relay for others, from its next start on.
   package var relaySettings: SimulatedRelaySettings?
+  /// `-relay-policy`, from the next start on.
+  package var relayPolicies: [PeerRelayPolicy] = []
   var relay: SimulatedRelay?
 
   // Disk: written at once or soon; a kill loses what was not.
@@ -106,6 +108,7 @@ package final class SimulatedNode {
     // Some machines have instructions for AES.
     if key.publicKey[0] & 3 != 0 { settings.ciphers.insert(.aes256GCM) }
     settings.listensTCP = true
+    settings.relayPolicies = relayPolicies
     mutations.apply(to: &settings)
     node = Node(settings: settings, records: disk, now: world.now)
     watch.restart()

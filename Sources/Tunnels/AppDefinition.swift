@@ -30,6 +30,9 @@ package struct AppDefinition: Hashable, Sendable {
   package let enabled: Bool
   package let forceRelay: Bool
   package let relayNode: EndpointReference?
+  /// Beside the two.
+  package let relay: RelayPolicy
+  package let policy: TrafficPolicy
 
   package var `protocol`: TunnelProtocol { key.protocol }
   package var srcPort: UInt16 { key.srcPort }
@@ -39,7 +42,7 @@ package struct AppDefinition: Hashable, Sendable {
   package init(
     appName: String = "", protocol protocolText: String = "tcp", srcPort: Int, peerNode: String,
     dstHost: String = "127.0.0.1", dstPort: Int, whitelist: String = "", enabled: Bool = true,
-    forceRelay: Bool = false, relayNode: String = ""
+    forceRelay: Bool = false, relayNode: String = "", relay: String = "", policy: String = ""
   ) throws(DefinitionError) {
     guard let kind = TunnelProtocol(text: protocolText) else {
       throw DefinitionError(
@@ -70,5 +73,23 @@ package struct AppDefinition: Hashable, Sendable {
     self.enabled = enabled
     self.forceRelay = forceRelay
     self.relayNode = relayNode.isEmpty ? nil : try EndpointReference(relayNode, field: .relayNode)
+    self.relay = try RelayPolicy(relay)
+    self.policy = try TrafficPolicy(policy)
+    guard !forceRelay || self.relay.use != .never,
+      self.relayNode == nil
+        || self.relay.use != .never && (self.relay.via ?? self.relayNode) == self.relayNode
+    else {
+      throw DefinitionError(.relay, .contradictory, value: TunnelNaming.printable(relay))
+    }
   }
+
+  /// `forceRelay`, `relayNode` and `relay` together.
+  package var relayPolicy: RelayPolicy {
+    var all = relay
+    if forceRelay { all.use = .only }
+    if let relayNode { all.via = relayNode }
+    return all
+  }
+
+  package var terms: StreamTerms { StreamTerms(policy, relays: relayPolicy.use) }
 }

@@ -147,6 +147,8 @@ package struct ExitAttempt: Sendable {
     case refused(OpenRefusal?)
     /// The session could not take the SYN.
     case neverSent
+    /// It waited for a road that the tunnel's policy lets it take.
+    case noPermittedRoad
     /// The SYN left and no answer came: it may have been delivered.
     case lost
   }
@@ -183,6 +185,9 @@ package struct ExitAttempt: Sendable {
       return advance()
     case .neverSent:
       if failure == .noExitOnline { failure = .exitUnreachable }
+      return advance()
+    case .noPermittedRoad:
+      failure = .noPermittedRoad
       return advance()
     case .lost:
       isSettled = true

@@ -7,7 +7,7 @@
 ///     0      1    version, 1
 ///     1      1    kind: 1 tunnel, 2 app
 ///     2      1    protocol: 1 tcp, 2 udp
-///     3      1    flags, 0
+///     3      1    flags: what the caller demands of the road (`StreamTerms`)
 ///     tunnel: 4   1    length n of the name, 1…64
 ///             5   n    name, UTF-8
 ///     app:    4   2    port, 1…65535
@@ -51,14 +51,14 @@ package enum OpenRequest: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
-  package func encoded() -> [UInt8] {
+  package func encoded(_ terms: StreamTerms = .usual) -> [UInt8] {
     var bytes: [UInt8] = [Self.version]
     switch self {
     case .tunnel(let key):
-      bytes += [1, key.protocol.rawValue, 0, UInt8(key.name.utf8.count)]
+      bytes += [1, key.protocol.rawValue, terms.flags, UInt8(key.name.utf8.count)]
       bytes += key.name.utf8
     case .app(let kind, let host, let port):
-      bytes += [2, kind.rawValue, 0]
+      bytes += [2, kind.rawValue, terms.flags]
       bytes.appendUInt16(port)
       bytes.append(UInt8(host.utf8.count))
       bytes += host.utf8
@@ -67,26 +67,30 @@ package enum OpenRequest: Hashable, Sendable, CustomStringConvertible {
   }
 
   /// Decodes a whole request; bytes after it are a fault.
-  package init(decoding span: RawSpan) throws(OpenRequestFault) {
+  package static func decode(
+    _ span: RawSpan
+  ) throws(OpenRequestFault) -> (service: OpenRequest, terms: StreamTerms) {
     var reader = ByteReader(span)
-    let request = try Self.read(&reader)
+    let request = try read(&reader)
     guard reader.isAtEnd else { throw .trailingBytes }
-    self = request
+    return request
   }
 
-  private static func read(_ reader: inout ByteReader) throws(OpenRequestFault) -> OpenRequest {
+  private static func read(
+    _ reader: inout ByteReader
+  ) throws(OpenRequestFault) -> (service: OpenRequest, terms: StreamTerms) {
     guard let version = reader.uint8(), let kind = reader.uint8(),
       let protocolByte = reader.uint8(), let flags = reader.uint8()
     else { throw .truncated }
     guard version == Self.version else { throw .version }
     guard kind == 1 || kind == 2 else { throw .kind }
     guard let carried = TunnelProtocol(rawValue: protocolByte) else { throw .protocol }
-    guard flags == 0 else { throw .flags }
+    guard let terms = StreamTerms(flags: flags) else { throw .flags }
     if kind == 1 {
       guard let count = reader.uint8() else { throw .truncated }
       guard let bytes = reader.array(Int(count)) else { throw .truncated }
       guard let name = String(validating: bytes, as: UTF8.self) else { throw .name }
-      do { return .tunnel(try TunnelKey(carried, name)) } catch { throw .name }
+      do { return (.tunnel(try TunnelKey(carried, name)), terms) } catch { throw .name }
     }
     guard let port = reader.uint16(), let count = reader.uint8() else { throw .truncated }
     guard let bytes = reader.array(Int(count)) else { throw .truncated }
@@ -94,7 +98,7 @@ package enum OpenRequest: Hashable, Sendable, CustomStringConvertible {
     guard let host = String(validating: bytes, as: UTF8.self), TunnelNaming.isHost(host) else {
       throw .host
     }
-    return .app(carried, host: host, port: port)
+    return (.app(carried, host: host, port: port), terms)
   }
 
   package var description: String {

@@ -8,7 +8,7 @@
 /// Why a connection was not carried, or ended badly.
 package enum TunnelFailure: UInt8, CaseIterable, Hashable, Sendable {
   // At the listener.
-  case noExitOnline, exitUnreachable, exitLost, callerNotAdmitted, tooManyConnections
+  case noExitOnline, exitUnreachable, noPermittedRoad, exitLost, callerNotAdmitted, tooManyConnections
   case listenFailed
   // While open.
   case peerRestarted, peerLost, targetReset, callerReset
@@ -40,6 +40,7 @@ package enum TunnelFailure: UInt8, CaseIterable, Hashable, Sendable {
     switch self {
     case .noExitOnline: "no exit is online"
     case .exitUnreachable: "no path to the exit"
+    case .noPermittedRoad: "no road to the exit that the tunnel's policy lets it take"
     case .exitLost: "the exit went away while the connection was being opened"
     case .callerNotAdmitted: "the caller's address is not in the whitelist"
     case .tooManyConnections: "too many connections"

@@ -129,9 +129,12 @@ package struct TunnelInbound: Hashable, Sendable {
   package let listens: [ListenAddress]
   /// Empty: every online endpoint that offers the outbound.
   package let exits: [EndpointReference]
+  package let relay: RelayPolicy
+  package let policy: TrafficPolicy
 
   package init(
-    _ key: TunnelKey, listens: [ListenAddress], exits: [EndpointReference] = []
+    _ key: TunnelKey, listens: [ListenAddress], exits: [EndpointReference] = [],
+    relay: RelayPolicy = RelayPolicy(), policy: TrafficPolicy = .usual
   ) throws(DefinitionError) {
     guard !listens.isEmpty else { throw DefinitionError(.listen, .missing) }
     try DefinitionCheck.list(listens, field: .listen, limit: TunnelLimits.addressesPerTunnel)
@@ -139,15 +142,22 @@ package struct TunnelInbound: Hashable, Sendable {
     self.key = key
     self.listens = listens
     self.exits = exits
+    self.relay = relay
+    self.policy = policy
   }
+
+  package var terms: StreamTerms { StreamTerms(policy, relays: relay.use) }
 
   /// From text as typed or as the API gives it.
   package init(
-    _ key: TunnelKey, listens: [String], exits: [String]
+    _ key: TunnelKey, listens: [String], exits: [String], relay: String = "",
+    policy: String = ""
   ) throws(DefinitionError) {
     var addresses: [ListenAddress] = []
     for text in listens { addresses.append(try ListenAddress(text)) }
-    try self.init(key, listens: addresses, exits: try DefinitionCheck.references(exits, .exit))
+    try self.init(
+      key, listens: addresses, exits: try DefinitionCheck.references(exits, .exit),
+      relay: try RelayPolicy(relay), policy: try TrafficPolicy(policy))
   }
 }
 

@@ -30,6 +30,10 @@ package enum TunnelLimits {
   package static let portRangesPerRule = 64
   /// Allow rules of one node.
   package static let allowRules = 256
+  /// Relays that one policy rules out.
+  package static let avoidedRelays = 8
+  /// `-relay-policy` rules of one node.
+  package static let relayPolicies = 256
 }
 
 /// What a tunnel carries. The raw value is the wire's.
@@ -65,6 +69,7 @@ package struct DefinitionError: Error, Hashable, Sendable, CustomStringConvertib
   package enum Field: String, Sendable {
     case name, `protocol`, listen, exit, target, entrance, user
     case appName, srcPort, peerNode, dstHost, dstPort, whitelist, relayNode, allow
+    case relay, relayPolicy, policy
   }
   package enum Problem: Hashable, Sendable {
     case missing
@@ -77,6 +82,10 @@ package struct DefinitionError: Error, Hashable, Sendable, CustomStringConvertib
     case unixNeedsTCP
     /// Another definition has this listening address; its name.
     case taken(by: String)
+    /// Its parts exclude each other.
+    case contradictory
+    /// Another definition demands the opposite of the same peer; its name.
+    case contradicts(String)
   }
 
   package var field: Field
@@ -101,6 +110,9 @@ package struct DefinitionError: Error, Hashable, Sendable, CustomStringConvertib
     case .duplicate: return "\(what) is given twice"
     case .unixNeedsTCP: return "\(what): a Unix socket needs tcp"
     case .taken(let other): return "\(what) is already used by \(other)"
+    case .contradictory: return "\(what) contradicts itself"
+    case .contradicts(let other):
+      return "\(what) contradicts \(other): a pair of nodes has one road at a time"
     }
   }
 }
@@ -120,6 +132,9 @@ extension DefinitionError.Field {
     case .dstHost: "a host name or an IP address"
     case .whitelist: "IP, CIDR or A-B, separated by commas"
     case .allow: "HOST:PORTS, for example 192.168.1.0/24:80,443"
+    case .relay: "never, only, via:NODE or not:NODE, separated by commas"
+    case .relayPolicy: "[to:NODE,] and never, only, via:NODE or not:NODE, separated by commas"
+    case .policy: TrafficPolicy.words.joined(separator: ", ")
     }
   }
 }

@@ -140,6 +140,31 @@ package struct TunnelTable: Sendable {
       }
       taken[slot, default: []].append(item)
     }
+    try checkRelayPolicies()
+  }
+
+  /// Two that name one peer cannot demand the opposite of its road.
+  private func checkRelayPolicies() throws(TunnelTableError) {
+    var demanded: [EndpointReference: (owner: TunnelOwner, use: RelayUse)] = [:]
+    func check(
+      _ owner: TunnelOwner, _ policy: RelayPolicy, _ peers: [EndpointReference]
+    ) throws(TunnelTableError) {
+      guard policy.use != .any else { return }
+      for peer in peers {
+        if let other = demanded[peer], other.use != policy.use {
+          throw .invalid(
+            DefinitionError(
+              .relay, .contradicts("\(other.owner)"), value: policy.description))
+        }
+        demanded[peer] = (owner, policy.use)
+      }
+    }
+    for (key, inbound) in inbounds.sorted(by: { $0.key < $1.key }) {
+      try check(.tunnel(key), inbound.relay, inbound.exits)
+    }
+    for (key, app) in apps.sorted(by: { $0.key < $1.key }) where app.enabled {
+      try check(.app(key), app.relayPolicy, [app.peerNode])
+    }
   }
 
   private mutating func become(_ changed: TunnelTable) -> ListenChange {

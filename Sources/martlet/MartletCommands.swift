@@ -91,7 +91,7 @@ enum MartletCommands {
       text += portMapping(status)
       var table = TextTable([
         "PEER", "STATUS", "TIER", "ADDRESS", "RTT", "LOSS", "SENT", "RECEIVED", "SINCE",
-        "WHY NOT BETTER",
+        "POLICY", "WHY NOT BETTER",
       ])
       for peer in peers.array ?? [] {
         table.add([
@@ -101,6 +101,7 @@ enum MartletCommands {
           peer["lossPerMille"]?.double.map { "\(rounded($0 / 10)) %" } ?? "",
           word(peer["bytesSent"]), word(peer["bytesReceived"]),
           peer["sinceSeconds"]?.int.map { "\($0) s" } ?? "",
+          policyCell(peer["policy"]),
           (peer["whyNotBetter"]?.array ?? []).map {
             "\(word($0["tier"])): \(word($0["reason"]))"
           }.joined(separator: ", "),
@@ -109,6 +110,29 @@ enum MartletCommands {
       Entry.write(text + table.text, to: 1)
       return ExitStatus.success
     }
+  }
+
+  /// In the table of peers: what is demanded of the road, in short.
+  private static func policyCell(_ policy: JSONValue?) -> String {
+    var words = (policy?["here"]?.array ?? []).map { word($0) }
+    if let there = policy?["relaysThere"]?.string, there != "any" {
+      words.append("\(there) (the peer)")
+    }
+    return words.joined(separator: "; ")
+  }
+
+  /// The same in lines, for `why`.
+  private static func policyLines(_ policy: JSONValue?) -> String {
+    var text = ""
+    for reason in policy?["here"]?.array ?? [] { text += "policy here: \(word(reason))\n" }
+    if let there = policy?["relaysThere"]?.string, there != "any" {
+      text += "policy there: relays: \(there)\n"
+    }
+    if let aim = policy?["aim"]?.string, aim != "usual" { text += "the choice is for: \(aim)\n" }
+    if let waiting = policy?["waiting"]?.int, waiting > 0 {
+      text += "connections that wait for a road they may take: \(waiting)\n"
+    }
+    return text
   }
 
   static func word(_ value: JSONValue?) -> String {
@@ -167,6 +191,7 @@ enum MartletCommands {
       if !word(value["adviceWords"]).isEmpty {
         text += "to improve it: \(word(value["adviceWords"]))\n"
       }
+      text += policyLines(value["policy"])
       text += "NAT here:  \(word(value["nat"]?["here"]?["words"]))\n"
       text += "NAT there: \(word(value["nat"]?["there"]?["words"]))\n"
       text += portMapping(value)

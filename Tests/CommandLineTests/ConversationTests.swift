@@ -185,6 +185,26 @@ private struct ScriptedAgent {
     #expect(try agent.run("ztm tunnel get tunnel nope").0.status == 1)
   }
 
+  @Test func aTunnelsPoliciesAreTypedAndShown() throws {
+    var agent = ScriptedAgent()
+    agent.answers["POST \(api)/inbound/tcp/web"] = (201, "{}")
+    _ = try agent.run("ztm tunnel open inbound tcp/web --listen 9000 --relay never --policy bulk")
+    #expect(agent.asked.last?.contains(#""relay":"never","policy":"bulk""#) == true)
+    let inbound = try TunnelInbound(
+      TunnelKey(.tcp, "web"), listens: ["9000"], exits: [], relay: "not:hub", policy: "latency")
+    let json = TunnelJSON.object(inbound)
+    #expect(try TunnelJSON.inbound(inbound.key, from: json) == inbound)
+    agent.answers["GET \(api)/inbound/tcp/web"] = (200, json.text())
+    let output = try agent.run("ztm tunnel describe inbound tcp/web").0.output
+    #expect(output.contains("Relay: not:hub\nPolicy: latency\n"))
+    #expect(throws: (any Error).self) {
+      try agent.run("ztm tunnel open inbound web --listen 1 --relay never,only")
+    }
+    #expect(throws: ConfigError.self) {
+      try TunnelJSON.inbound(inbound.key, from: ["listens": ["1"], "policy": "fast"])
+    }
+  }
+
   @Test func whichMeshIsSaidClearly() throws {
     var agent = ScriptedAgent()
     agent.answers["GET /api/meshes"] = (200, "[]")

@@ -21,6 +21,8 @@ import Testing
     case .listen: ("0.0.0.0:9000", "x", "65536")
     case .target: ("192.168.1.100:8080", "x", "h:65536")
     case .rule: ("192.168.1.0/24:80,443", "x", "h:65536")
+    case .relayPolicy: ("to:nodeB,only,via:nodeC", "sometimes", "never,only")
+    case .relay: ("only,not:nodeC", "to:nodeB,only", "never,via:nodeC")
     case .proxy: ("http://proxy:3128", "proxy:3128", "http://pro xy")
     case .block: ("10.0.0.0/8", "x", "10.0.0.0/33")
     case .choice(let words): (words[0], "nonsense", nil)
@@ -31,7 +33,7 @@ import Testing
     switch kind {
     case .text, .name, .path: true
     case .bool, .uint64, .number, .port, .bandwidth, .host, .hostPort, .address, .listen, .target,
-      .rule, .proxy, .block, .choice:
+      .rule, .relayPolicy, .relay, .proxy, .block, .choice:
       false
     }
   }

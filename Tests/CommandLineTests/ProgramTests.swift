@@ -448,5 +448,31 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
       appName: "ssh", protocol: "udp", srcPort: 1, peerNode: "b", dstHost: "fd00::1", dstPort: 2,
       whitelist: "10.0.0.0/8, 1.2.3.4", enabled: false, forceRelay: true, relayNode: "r")
     #expect(try ConfigFile.app(.object(ConfigFile.json(app)), at: "x") == app)
+    #expect(ConfigFile.json(app)["relay"] == nil && ConfigFile.json(app)["policy"] == nil)
+    let plain = try AppDefinition(
+      srcPort: 1, peerNode: "b", dstPort: 2, relay: "never,not:c", policy: "bulk")
+    #expect(try ConfigFile.app(.object(ConfigFile.json(plain)), at: "x") == plain)
+    #expect(throws: ConfigError.self) {
+      try ConfigFile.app(
+        ["srcPort": 1, "peerNode": "b", "dstPort": 2, "forceRelay": true, "relay": "never"], at: "x")
+    }
+  }
+
+  @Test func relayPoliciesOfANode() throws {
+    func options(_ words: [String]) -> (AgentOptions?, String) {
+      let line = ["inp2pc", "-serverhost", "h", "-node", "a", "-token", "1"] + words
+      guard case .agent(let arguments) = Program.parse(line, environment: [:]).invocation else {
+        return (nil, "not taken")
+      }
+      switch arguments.resolve(config: nil) {
+      case .run(let resolved): return (resolved.options, "")
+      case .exit(let exit): return (nil, exit.errorOutput)
+      }
+    }
+    let (taken, _) = options(["-relay-policy", "never", "-relay-policy", "to:b,only,via:c"])
+    #expect(taken?.relayPolicies.map(\.description) == ["never", "to:b,only,via:c"])
+    let (none, words) = options(["-relay-policy", "never", "-relay-policy", "only"])
+    #expect(none == nil && words.contains("contradicts"), "\(words)")
+    #expect(options(["-relay-policy", "to:b,never", "-relay-policy", "to:b,via:c"]).0 == nil)
   }
 }

@@ -200,14 +200,15 @@ final class World {
   }
 
   func addLane(
-    _ id: LaneID, kind: LaneKind = .datagram, maximumPacket: Int = 1_200, _ link: Link = Link()
+    _ id: LaneID, kind: LaneKind = .datagram, maximumPacket: Int = 1_200, _ link: Link = Link(),
+    marks: LaneMarks = []
   ) {
     var link = link
     link.isOrdered = kind == .ordered
     toB[id] = link
     toA[id] = link
     for side in [a, b] {
-      side.mux.addLane(id, kind: kind, maximumPacket: maximumPacket, now: now)
+      side.mux.addLane(id, kind: kind, maximumPacket: maximumPacket, marks: marks, now: now)
     }
   }
 

@@ -253,6 +253,77 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
   }
 }
 
+@Suite struct PolicyTests {
+  @Test func relayPoliciesSayWhatTheyRead() throws {
+    for text in ["", "never", "only", "via:c", "only,via:c,not:d", "not:c,not:d"] {
+      #expect(try RelayPolicy(text).description == text)
+    }
+    #expect(try RelayPolicy("not:d,only").description == "only,not:d")
+    let own = try PeerRelayPolicy("to:b,never")
+    #expect(own.peer == .name("b") && own.policy.use == .never && own.description == "to:b,never")
+    #expect(try PeerRelayPolicy("via:c").peer == nil)
+  }
+
+  @Test func contradictionsAndNonsenseAreRefused() {
+    let table: [(String, DefinitionError.Problem)] = [
+      ("sometimes", .malformed), ("never,", .malformed), (",", .malformed),
+      ("never,only", .contradictory), ("never,never", .contradictory),
+      ("never,via:c", .contradictory), ("via:c,via:d", .contradictory),
+      ("via:c,not:c", .contradictory), ("not:c,not:c", .duplicate), ("via:", .missing),
+      ((0...8).map { "not:\($0)" }.joined(separator: ","), .tooMany(limit: 8)),
+    ]
+    for (text, problem) in table {
+      do throws(DefinitionError) {
+        _ = try RelayPolicy(text)
+        Issue.record("\(text) must be refused")
+      } catch {
+        #expect(error.problem == problem && error.field == .relay, "\(text): \(error)")
+        #expect(!error.description.isEmpty)
+      }
+    }
+    for text in ["to:b", "to:,never", "never,to:b"] {
+      #expect(throws: DefinitionError.self, "\(text)") { try PeerRelayPolicy(text) }
+    }
+    #expect(throws: DefinitionError.self) { try TrafficPolicy("fast") }
+    #expect(throws: DefinitionError.self) {
+      try AppDefinition(
+        srcPort: 1, peerNode: "b", dstPort: 1, relayNode: "c", relay: "via:d")
+    }
+  }
+
+  @Test func twoThatLeadToOnePeerMustNotDemandOpposites() throws {
+    var table = TunnelTable()
+    let key = try TunnelKey(.tcp, "web")
+    _ = try table.setInbounds([
+      try TunnelInbound(key, listens: ["1000"], exits: ["b", "c"], relay: "never")
+    ])
+    do {
+      _ = try table.replaceApps([
+        try AppDefinition(srcPort: 2_000, peerNode: "b", dstPort: 22, forceRelay: true)
+      ])
+      Issue.record("must be refused")
+    } catch {
+      #expect("\(error)".contains("contradicts"), "\(error)")
+    }
+    #expect(table.apps.isEmpty)
+    _ = try table.replaceApps([
+      try AppDefinition(srcPort: 2_000, peerNode: "d", dstPort: 22, forceRelay: true)
+    ])
+  }
+
+  @Test func termsTravelInTheRequest() throws {
+    let request = OpenRequest.tunnel(try TunnelKey(.tcp, "a"))
+    for traffic in TrafficPolicy.allCases {
+      for use in [RelayUse.any, .never, .only] {
+        let terms = StreamTerms(traffic, relays: use)
+        let bytes = request.encoded(terms)
+        #expect(bytes[3] == traffic.rawValue | use.rawValue << 2)
+        #expect(try OpenRequest.decode(bytes.span.bytes) == (request, terms))
+      }
+    }
+  }
+}
+
 @Suite struct OpenRequestTests {
   @Test func requestsRoundTripInTheirOneEncoding() throws {
     let samples: [(OpenRequest, [UInt8])] = [
@@ -265,13 +336,13 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
     ]
     for (request, bytes) in samples {
       #expect(request.encoded() == bytes)
-      #expect(try OpenRequest(decoding: bytes.span.bytes) == request)
+      #expect(try OpenRequest.decode(bytes.span.bytes) == (request, .usual))
       for count in 0..<bytes.count {
         let short = Array(bytes[..<count])
-        #expect(throws: OpenRequestFault.truncated) { try OpenRequest(decoding: short.span.bytes) }
+        #expect(throws: OpenRequestFault.truncated) { try OpenRequest.decode(short.span.bytes) }
       }
       let long = bytes + [0]
-      #expect(throws: OpenRequestFault.trailingBytes) { try OpenRequest(decoding: long.span.bytes) }
+      #expect(throws: OpenRequestFault.trailingBytes) { try OpenRequest.decode(long.span.bytes) }
     }
   }
 
@@ -281,7 +352,7 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
       ([1, 0, 1, 0, 1, 97], .kind),
       ([1, 3, 1, 0, 1, 97], .kind), ([1, 1, 0, 0, 1, 97], .protocol),
       ([1, 1, 3, 0, 1, 97], .protocol),
-      ([1, 1, 1, 1, 1, 97], .flags), ([1, 1, 1, 0, 0], .name), ([1, 1, 1, 0, 1, 0xff], .name),
+      ([1, 1, 1, 12, 1, 97], .flags), ([1, 1, 1, 16, 1, 97], .flags), ([1, 1, 1, 0, 0], .name), ([1, 1, 1, 0, 1, 0xff], .name),
       ([1, 1, 1, 0, 1, 0x2f], .name), ([1, 2, 1, 0, 0, 0, 1, 97], .port),
       ([1, 2, 1, 0, 0, 1, 0], .host),
       ([1, 2, 1, 0, 0, 1, 1, 0x20], .host), ([1, 2, 1, 0, 0, 1, 1, 0xff], .host),
@@ -289,7 +360,7 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
       ([1, 2, 1, 0, 0, 1, 255] + [UInt8](repeating: 97, count: 255), .host),
     ]
     for (bytes, fault) in table {
-      #expect(throws: fault, "\(bytes)") { try OpenRequest(decoding: bytes.span.bytes) }
+      #expect(throws: fault, "\(bytes)") { try OpenRequest.decode(bytes.span.bytes) }
     }
   }
 
@@ -297,11 +368,12 @@ func fault(_ body: () throws(DefinitionError) -> Void) -> DefinitionError? {
     var random = SeededRandom(testSeed: 7)
     var decoded = 0
     for round in 0..<20_000 {
-      var bytes: [UInt8] = [1, UInt8(random.next() % 3), UInt8(random.next() % 3), 0]
+      var bytes: [UInt8] = [1, UInt8(random.next() % 3), UInt8(random.next() % 3)]
+      bytes.append(UInt8(random.next() % 20))
       bytes += [UInt8(random.next() % 4)] + random.bytes(Int(random.next() % 4)).map { $0 % 128 }
-      guard let request = try? OpenRequest(decoding: bytes.span.bytes) else { continue }
+      guard let (request, terms) = try? OpenRequest.decode(bytes.span.bytes) else { continue }
       decoded += 1
-      #expect(request.encoded() == bytes, "round \(round)")
+      #expect(request.encoded(terms) == bytes, "round \(round)")
     }
     #expect(decoded > 10)
   }
