@@ -7,7 +7,7 @@ SWIFT_FLAGS := -c release
 TIMED ?= 20
 NAMES := inp2ps inp2pc ztm
 
-.PHONY: help build test demo lab bench fuzz static install format check-format soak sanitize clean
+.PHONY: help build test demo lab bench accept fuzz static install format check-format soak sanitize clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -39,6 +39,14 @@ lab: build
 bench: build
 	@scripts/ensure-packages bench
 	@Benchmarks/run
+
+## make accept   tiers, latency, changes of path, shares, beside ssh, socat and the kernel (100 minutes on a quiet machine)
+accept: build
+	@scripts/ensure-packages bench lab
+	@mkdir -p accept-results; status=0; \
+	for name in tiers latency path-changes link-goodput; do \
+	  Benchmarks/$$name --strict --json accept-results/$$name.json || status=1; \
+	done; exit $$status
 
 ## make fuzz     every decoder, SECONDS=180 each, two at a time
 fuzz:

@@ -10,7 +10,8 @@
  *              end of the stream, counted from its first byte, no warm-up)
  *   check PORT SECONDS [CONGESTION BUFFER]   as `sink`, but compares every byte with
  *              the pattern; exit status 1 on the first that differs; counts from the
- *              first byte, for SECONDS or (0) to the end of the stream
+ *              first byte, or WARM_UP seconds (environment) after it, for SECONDS or (0) to
+ *              the end of the stream
  *   answer PORT                 for each connection: sends `!` at once, then after 64
  *              bytes sends them back and closes; until SIGTERM
  *   latency HOST PORT COUNT     one after another: connect, first answer byte; prints
@@ -172,6 +173,7 @@ static int sink(int argc, char **argv, int compare, double least) {
   int fd = accept(listener, NULL, NULL);
   uint64_t bytes = 0, offset = 0;
   EVP_MD_CTX *sums = least ? new_digest() : NULL;
+  if (compare && getenv("WARM_UP")) warm_up = atof(getenv("WARM_UP"));
   close(listener);
   for (;;) {
     ssize_t n = read(fd, block, sizeof block);

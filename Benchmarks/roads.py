@@ -35,9 +35,10 @@ NAT = """table ip nat {
 }"""
 
 
-def listening(space, *words):
+def listening(space, *words, environment=None):
     """A process of endpoints.c in a namespace, once it listens."""
-    process = start([compile_c("endpoints", "-lcrypto"), *words], space, stdout=subprocess.PIPE)
+    process = start([compile_c("endpoints", "-lcrypto"), *words], space, environment=environment,
+                    stdout=subprocess.PIPE)
     if process.stdout.readline().strip() != b"ready":
         raise RuntimeError(f"endpoints {words[0]} does not listen")
     return process

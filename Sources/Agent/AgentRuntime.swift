@@ -6,6 +6,7 @@ package import Bytes
 package import CommandLine
 internal import Crypto
 internal import HTTP
+internal import Mux
 package import NodeCore
 internal import Paths
 internal import Signaling
@@ -57,9 +58,12 @@ package final class AgentRuntime {
   static let version = ProductVersion.text
 
   /// Opens the state directory and the sockets; nothing is sent yet.
-  /// - Parameter usesTCPCarriers: no UDP ones; a test hook for benchmarks.
+  /// Parameters for benchmarks:
+  /// - usesTCPCarriers: no UDP ones.
+  /// - congestion: `cubic` or `bbr`; nil: the usual one.
   package init(
-    options: AgentOptions, loop: EventLoop, log: AgentLog, usesTCPCarriers: Bool = false
+    options: AgentOptions, loop: EventLoop, log: AgentLog, usesTCPCarriers: Bool = false,
+    congestion: String? = nil
   ) throws(AgentStartFailure) {
     self.options = options
     self.loop = loop
@@ -101,6 +105,12 @@ package final class AgentRuntime {
       os: "\(ProcessSettings.systemName) \(ProcessSettings.kernelRelease)", port: sockets.port,
       seed: random.bytes(32), token: options.token.value)
     settings.usesTCPCarriers = usesTCPCarriers
+    if let congestion {
+      guard let algorithm = CongestionAlgorithm(rawValue: congestion) else {
+        throw AgentStartFailure("MARTLET_CONGESTION=\(congestion): expected cubic or bbr")
+      }
+      settings.congestion = algorithm
+    }
     // A key of the time before this was kept knows one cipher.
     if state["ciphers"]?.uint64 == UInt64(CipherSet([.chaCha20Poly1305, .aes256GCM]).rawValue) {
       settings.ciphers.insert(.aes256GCM)

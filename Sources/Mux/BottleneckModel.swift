@@ -29,6 +29,8 @@ struct BottleneckModel {
   private var minimum: TimeAmount?
   private var minimumAt = Instant.distantPast
   private var probeUntil: Instant?
+  /// Given back when the round trip has been measured.
+  private var windowBefore = 0
   private var ceiling = Double.infinity
   private var roundLost = 0
   private var roundAcked = 0
@@ -81,11 +83,13 @@ struct BottleneckModel {
       }
       if expired, sample.wasUtilised {
         phase = .probeRoundTrip
+        windowBefore = window
         probeUntil = sample.now + Self.probeRoundTripTime + length
       }
     case .probeRoundTrip:
       if let until = probeUntil, sample.now >= until {
         minimumAt = sample.now
+        window = max(window, windowBefore)
         enterProbeBandwidth(sample.now)
       }
     }
@@ -125,10 +129,12 @@ struct BottleneckModel {
       window = max(least, Int(product / 2))
       return
     }
-    // The queue of four acknowledgements a round trip and their lateness.
-    let extra = rate.best * 0.002 + Double(2 * packet)
-    let target = (phase == .startup ? Self.startupGain : Self.windowGain) * product + extra
-    if phase == .startup {
+    // What arrived and waits for the next of four acknowledgements a round trip;
+    // the gain of startup has room for it.
+    let wait = min(sample.smoothed / MuxTuning.thinnedAcks, RecoveryConstants.maximumAckDelay)
+    let extra = (isStartup ? 0 : rate.best * wait.inSeconds) + Double(2 * packet)
+    let target = (isStartup ? Self.startupGain : Self.windowGain) * product + extra
+    if isStartup {
       window += sample.wasUtilised ? sample.bytes : 0
       if rate.best > 0, Double(window) > target * 1.5 { window = Int(target * 1.5) }
     } else {

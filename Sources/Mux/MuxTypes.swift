@@ -41,7 +41,7 @@ package enum LaneKind: UInt8, Sendable {
 }
 
 /// Which controller new datagram lanes get.
-package enum CongestionAlgorithm: UInt8, Sendable {
+package enum CongestionAlgorithm: String, Sendable {
   /// CUBIC with HyStart++ (RFC 9438, RFC 9406).
   case cubic
   /// Rate from a model of bottleneck bandwidth and minimum round trip.

@@ -508,6 +508,7 @@ extension Node {
   func newMultiplexer(role: MuxRole) -> Multiplexer {
     var limits = MuxLimits()
     limits.mutations = settings.mutations
+    limits.congestion = settings.congestion
     return Multiplexer(role: role, limits: limits, random: SeededRandom(seed: random.bytes(32)))
   }
 }

@@ -86,6 +86,9 @@ package struct NodeSettings: Sendable {
   package var usesTCPCarriers = false
   /// `-relay-policy`.
   package var relayPolicies: [PeerRelayPolicy] = []
+  /// The controller of what this node sends over UDP and through relays
+  /// (docs/decisions/0027-congestion-control.md).
+  package var congestion = CongestionAlgorithm.cubic
   /// Guess the ports of NATs that map anew for every address.
   package var guessesPorts = true
   /// Proof of the agent's own identity key for the certificate; may be empty.

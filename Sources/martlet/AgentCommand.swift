@@ -41,18 +41,20 @@ enum AgentCommand {
       }
       return serve(
         resolved.options, log,
-        usesTCPCarriers: environment["MARTLET_TEST_TCP_CARRIER"] == "1")
+        usesTCPCarriers: environment["MARTLET_TEST_TCP_CARRIER"] == "1",
+        congestion: environment["MARTLET_CONGESTION"])
     }
   }
 
   private static func serve(
-    _ options: AgentOptions, _ log: AgentLog, usesTCPCarriers: Bool
+    _ options: AgentOptions, _ log: AgentLog, usesTCPCarriers: Bool, congestion: String?
   ) -> Int32 {
     do throws(SystemError) {
       let loop = try EventLoop(name: "agent")
       do throws(AgentStartFailure) {
         let agent = try AgentRuntime(
-          options: options, loop: loop, log: log, usesTCPCarriers: usesTCPCarriers)
+          options: options, loop: loop, log: log, usesTCPCarriers: usesTCPCarriers,
+          congestion: congestion)
         try agent.start()
         let signals: SignalSource
         do throws(SystemError) {

@@ -76,4 +76,32 @@ import Testing
     #expect(rate > 0.7 * 25_000_000, "\(rate)")
     #expect(lane.smoothedRoundTrip < .milliseconds(75), "and keeps the queue short")
   }
+
+  /// Others have filled the queue: every round trip takes twice the shortest
+  /// one. Acknowledgements come late beside that, and what waits for them at the
+  /// far end must not be taken out of the window, or the rate falls and falls.
+  @Test func secondControllerKeepsItsRateInAQueueOfOthers() throws {
+    var limits = MuxLimits()
+    limits.congestion = .bbr
+    let world = World(seed: 5, limits: limits)
+    var link = Link()
+    link.rate = 5_000_000
+    link.delay = .milliseconds(25)
+    link.queue = 250_000
+    world.addLane(0, link)
+    let id = try world.a.open(now: world.now)
+    world.a.send(id, total: 1 << 30, finishes: false)
+    func rate(over seconds: Int64) -> Double {
+      let before = world.b.received[id] ?? 0
+      world.run(for: .seconds(seconds))
+      return Double((world.b.received[id] ?? 0) - before) / Double(seconds)
+    }
+    world.run(for: .seconds(2))
+    let alone = rate(over: 2)
+    world.toB[0]?.delay += .milliseconds(50)
+    world.run(for: .seconds(1))
+    // Less than what a minimum round trip is remembered.
+    let beside = rate(over: 6)
+    #expect(beside > 0.8 * alone, "\(beside) of \(alone)")
+  }
 }
