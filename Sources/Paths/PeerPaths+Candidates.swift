@@ -121,8 +121,9 @@ extension PeerPaths {
   /// Where an initiation goes: with `firstTry` and a living path to the
   /// primary and the relays; otherwise to everything known that the rules
   /// allow. A NAT of the peer must not hear it before the peer has opened its
-  /// hole: where a relay can carry it, candidates behind one are left out
-  /// until `isLate` (it has been repeated for a while). Counts the bytes
+  /// hole, and a mapping of ours that nobody can guess must not be kept open by
+  /// it: where a relay can carry it, candidates that wait for an agreed start are
+  /// left out until `isLate` (it has been repeated for a while). Counts the bytes
   /// against the budget.
   package mutating func initiationTargets(
     bytes: Int, firstTry: Bool, isLate: Bool, budget: inout ProbeBudget, now: Instant,
@@ -139,7 +140,7 @@ extension PeerPaths {
           records[i].bytesSent &+= UInt64(bytes)
         }
       } else if primary == nil || !firstTry {
-        if records[i].isBehindNAT, hasRelay, !isLate { continue }
+        if waitsForAgreement(i), hasRelay, !isLate { continue }
         guard maySend(i, bytes: bytes, budget: &budget, now: now) == .yes else {
           counters.initiationsWithheld &+= 1
           continue

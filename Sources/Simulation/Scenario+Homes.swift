@@ -10,13 +10,13 @@
 #endif
 
 extension Scenario {
-  static let nodesInHomes = 10
+  private var nodesInHomes: Int { settings.nodes ?? 10 }
 
   // MARK: Set-up
 
   func addHomes() {
-    while world.nodes.count < Self.nodesInHomes {
-      if world.chance(0.1), world.nodes.count + 2 <= Self.nodesInHomes {
+    while world.nodes.count < nodesInHomes {
+      if world.chance(0.1), world.nodes.count + 2 <= nodesInHomes {
         addHomesBehindOneCarrier()
       } else {
         addHome(kind: randomKind(), behind: nil)
@@ -42,7 +42,7 @@ extension Scenario {
       effective.isDouble = true
     }
     kinds[home.site.number] = effective
-    let most = min(3, Self.nodesInHomes - world.nodes.count)
+    let most = min(3, nodesInHomes - world.nodes.count)
     let count = world.chance(0.2) ? Int(world.pick(1...Int64(most))) : 1
     for _ in 0..<count { world.addNode(in: home.site, kind: kind) }
     if world.chance(0.2) {
@@ -62,7 +62,7 @@ extension Scenario {
       // A carrier translates IPv4; homes of its customers do so once more.
       if !kind.translates || kind.isDouble { kind = .portRestricted }
       kind.hasIPv6 = false
-      if world.nodes.count < Self.nodesInHomes { addHome(kind: kind, behind: carrier) }
+      if world.nodes.count < nodesInHomes { addHome(kind: kind, behind: carrier) }
     }
   }
 

@@ -19,6 +19,10 @@ package struct ScenarioSettings: Sendable {
   package var troubles = Trouble.all
   /// Everybody lives behind a router of some kind (`Scenario+Homes`).
   package var homes = false
+  /// How many take part; nil: two to six, in homes ten.
+  package var nodes: Int?
+  /// Trouble comes so often.
+  package var pause: ClosedRange<Int64> = 200...6_000
   /// Some nodes are relays for others.
   package var relays = false
   /// Pairs whose ports must be guessed have this long after everybody else is
@@ -31,6 +35,17 @@ package struct ScenarioSettings: Sendable {
   package static var inHomes: ScenarioSettings {
     var settings = ScenarioSettings()
     settings.homes = true
+    return settings
+  }
+
+  /// Twenty nodes, some of them relays, that come and go; the mesh falls apart
+  /// and grows together again.
+  package static var ofTwenty: ScenarioSettings {
+    var settings = ScenarioSettings()
+    settings.nodes = 20
+    settings.relays = true
+    settings.pause = 100...3_000
+    settings.troubles.insert([.partitions, .relayKills])
     return settings
   }
 }
@@ -50,7 +65,10 @@ package struct Trouble: OptionSet, Sendable {
   package static let uplinkCuts = Trouble(rawValue: 512)
   /// Reboots, new ports, new addresses, other timers; of homes only.
   package static let routers = Trouble(rawValue: 1024)
-  package static let all = Trouble(rawValue: .max)
+  /// Of worlds that ask for them only.
+  package static let partitions = Trouble(rawValue: 2048)
+  package static let relayKills = Trouble(rawValue: 4096)
+  package static let all = Trouble(rawValue: 2047)
 }
 
 /// What came of one world.
@@ -156,7 +174,8 @@ package final class Scenario {
 
   func setUp() {
     if settings.homes { addHomes() }
-    let count = settings.homes ? world.nodes.count : Int(world.pick(2...6))
+    let count =
+      settings.homes ? world.nodes.count : settings.nodes ?? Int(world.pick(2...6))
     for index in 0..<count {
       let node = settings.homes ? world.nodes[index] : world.addNode(addresses: freshAddresses())
       node.usesTLS = world.chance(0.5)
@@ -270,7 +289,7 @@ package final class Scenario {
   func scheduleTrouble() {
     guard isStorm else { return }
     trouble()
-    world.after(.milliseconds(world.pick(200...6_000))) { [self] _ in scheduleTrouble() }
+    world.after(.milliseconds(world.pick(settings.pause))) { [self] _ in scheduleTrouble() }
   }
 
   func anyNode() -> Int { Int(world.pick(0...Int64(world.nodes.count - 1))) }
@@ -281,6 +300,8 @@ package final class Scenario {
       troubleAtHome()
       return
     }
+    if allowed.contains(.partitions), world.chance(0.1) { return partition() }
+    if allowed.contains(.relayKills), world.chance(0.15) { return killRelay() }
     let index = anyNode()
     let node = world.nodes[index]
     switch world.pick(0...11) {
@@ -336,6 +357,35 @@ package final class Scenario {
     default:
       break
     }
+  }
+
+  /// Every direct road between two halves is cut, and now and then one half's way
+  /// to the server.
+  func partition() {
+    let isHere = world.nodes.map { _ in world.chance(0.5) }
+    let losesServer = world.chance(0.3)
+    world.note("falls apart: \(isHere.map { $0 ? "1" : "0" }.joined())")
+    func set(_ world: World, _ isCut: Bool) {
+      for a in isHere.indices where isHere[a] {
+        for b in isHere.indices where !isHere[b] {
+          world.network.change(a, b) { $0.isCut = isCut }
+        }
+        if losesServer { world.setUplinkCut(a, isCut) }
+      }
+    }
+    set(world, true)
+    world.after(.milliseconds(world.pick(200...20_000))) { world in
+      world.note("grows together")
+      set(world, false)
+    }
+  }
+
+  func killRelay() {
+    let relays = world.nodes.filter { $0.relaySettings != nil && $0.isRunning }
+    guard !relays.isEmpty else { return }
+    let index = relays[Int(world.pick(0...Int64(relays.count - 1)))].index
+    world.nodes[index].kill(silently: world.chance(0.3))
+    world.after(.milliseconds(world.pick(20...10_000))) { $0.nodes[index].start() }
   }
 
   func cutPair() {

@@ -138,6 +138,24 @@ private struct End {
   #expect(targets(isLate: true) == [relay, reflexive])
 }
 
+/// A rekeying every two minutes would keep a mapping of ours open, and its port
+/// away from what the peer predicts.
+@Test func initiationsKeepNoMappingOpenThatNobodyCanGuess() {
+  for local in [symmetric, portRestricted] {
+    let open = NATFacts(mapping: .endpointIndependent, filtering: .endpointIndependent)
+    var end = End(seed: 15, local: local, peer: open)
+    end.paths.sessionEstablished(through: relay, now: start)
+    end.paths.punch(at: start, now: start)
+    end.paths.addCandidate(
+      reflexive, kind: .host, tier: .udpDirect, source: .signalled, now: start)
+    end.run(for: .minutes(2))
+    var list: [Carrier] = []
+    end.paths.initiationTargets(
+      bytes: 148, firstTry: false, isLate: false, budget: &end.budget, now: end.now, into: &list)
+    #expect(list == (local == symmetric ? [relay] : [relay, reflexive]))
+  }
+}
+
 @Test func relayedPairAsksToBeBroughtTogetherAgain() {
   var end = End(seed: 5)
   end.paths.sessionEstablished(through: relay, now: start)

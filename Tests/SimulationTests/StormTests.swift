@@ -87,6 +87,37 @@ func runStorms(
   }
 }
 
+/// Twenty nodes that come and go; `MARTLET_TWENTY_SEEDS` and a tenth as many in
+/// homes. `MARTLET_TWENTY_SEED=n` runs one of the former with a trace.
+@Test func stormsOfTwentyNodesEndWell() async {
+  if let text = environment("MARTLET_TWENTY_SEED"), let seed = UInt64(text) {
+    let result = Scenario.run(seed: seed, settings: .ofTwenty, print: { print($0) })
+    #expect(result.violations == [], "seed \(seed)")
+    print("seed \(seed): \(result.statistics), back after \(result.recovery.inSeconds) s")
+    return
+  }
+  let first = environment("MARTLET_FIRST_SEED").flatMap { UInt64($0) } ?? 1
+  let count = environment("MARTLET_TWENTY_SEEDS").flatMap { UInt64($0) } ?? 3
+  for (homes, seeds) in [(false, count), (true, count / 10)] where seeds > 0 {
+    var settings = ScenarioSettings.ofTwenty
+    settings.homes = homes
+    let clock = ContinuousClock()
+    let began = clock.now
+    let results = await runStorms(Array(first..<(first + seeds)), settings: settings)
+    var sum = WorldStatistics()
+    for result in results {
+      sum += result.statistics
+      #expect(result.violations == [], "seed \(result.seed), homes \(homes)")
+    }
+    let slowest = results.max { $0.recovery < $1.recovery }
+    let hours = Double(sum.virtualNanoseconds) / 3.6e12
+    let seconds = (clock.now - began) / .seconds(1)
+    print(
+      "simulator: twenty nodes\(homes ? " in homes" : ""), \(results.count) seeds: slowest seed \(slowest?.seed ?? 0), \(slowest?.recovery.inSeconds ?? 0) s; \((hours * 10).rounded() / 10) virtual hours, \(sum.packets) packets, \(sum.conversations) connections, \(sum.finishedInOrder) ended in order, \(sum.kills) kills, \(sum.relayedSessions) sessions at relays, \(sum.relayPathChanges) changes to a relay's path, \(Int(seconds.rounded())) s"
+    )
+  }
+}
+
 @Test func theSameSeedGivesTheSameTrace() {
   for seed: UInt64 in 11...16 {
     var settings = ScenarioSettings()
