@@ -87,6 +87,8 @@ package final class Node {
   var blockedCarriers: Set<UInt32> = []
   /// Accepted connections of nobody known (Node+Streams.swift).
   var strangers: [UInt32: StrangerStream] = [:]
+  /// When others were told last where TCP leaves our NAT.
+  var streamsNamedAt = Instant.distantPast
   /// Connections to relays that nodes are (Node+Relays.swift).
   var relayLinks: [UInt32: RelayLink] = [:]
   /// What this node is as a relay for others.
