@@ -290,8 +290,8 @@ extension Node {
       os: settings.os, version: settings.version, incarnation: settings.incarnation,
       nat: natFacts, port: settings.port,
       interfaces: localAddresses.prefix(SignalLimits.candidates).map(\.address),
-      candidates: portMappedCandidates + reflexiveCandidates + streamHostCandidates
-        + streamReflexiveCandidates, offers: offers, relay: relayReport)
+      candidates: portMappedCandidates + reflexiveCandidates + streamPortMappedCandidates
+        + streamHostCandidates + streamReflexiveCandidates, offers: offers, relay: relayReport)
   }
 
   private var offers: [SignalledOffer] {

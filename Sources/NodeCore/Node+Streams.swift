@@ -107,7 +107,9 @@ extension Node {
   /// Something authentic of `peer` came through an accepted connection.
   func learnStream(_ carrier: Carrier, of peer: Peer, now: Instant) {
     guard strangers.removeValue(forKey: carrier.socket) != nil else { return }
-    addStream(carrier, tier: streamTier(of: carrier.remote, peer: peer), to: peer, now: now)
+    // Whoever comes in by a port that a router opened needed no hole.
+    let tier = streamPortMapping == nil ? streamTier(of: carrier.remote, peer: peer) : .tcpDirect
+    addStream(carrier, tier: tier, to: peer, now: now)
   }
 
   private func addStream(_ carrier: Carrier, tier: Tier, to peer: Peer, now: Instant) {
@@ -279,7 +281,8 @@ extension Node {
     let all = candidates.filter { $0.transport == .tcp }
     peer.streamHosts = all.filter { $0.kind == .host }.map(\.endpoint)
     var context = addressContext(of: peer)
-    // The server passes on only a port that it saw in the last minute.
+    // The server passes on only the listening port and ports that it saw in the last
+    // minute; a peer behind a NAT may have no host that is told to us.
     context.peerListeningPort = peer.streamHosts.first?.port ?? 0
     context.peerSeenAt = now
     var result: [StreamCandidate] = []
@@ -292,7 +295,7 @@ extension Node {
       {
         continue
       }
-      context.peerSeenPort = candidate.kind == .serverReflexive ? candidate.endpoint.port : 0
+      context.peerSeenPort = candidate.kind == .host ? 0 : candidate.endpoint.port
       let refusal = CandidateRules.tcpRefusal(
         of: candidate.endpoint, source: .signalled, context: context, now: now)
       guard refusal == nil, !result.contains(where: { $0.endpoint == candidate.endpoint }) else {

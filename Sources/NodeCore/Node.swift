@@ -110,6 +110,7 @@ package final class Node {
   var nextSocket: UInt32 = 16
   /// Where a router lets others reach us (Node+PortMapping.swift).
   package internal(set) var portMapping: Endpoint?
+  package internal(set) var streamPortMapping: Endpoint?
 
   // Tunnels
   package internal(set) var tunnels = TunnelTable()
@@ -199,7 +200,7 @@ package final class Node {
       }
       result += portMappedCandidates + reflexiveCandidates
     }
-    result += streamHostCandidates + streamReflexiveCandidates
+    result += streamPortMappedCandidates + streamHostCandidates + streamReflexiveCandidates
     return Array(result.suffix(SignalLimits.candidates))
   }
 
