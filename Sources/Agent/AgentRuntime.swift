@@ -265,10 +265,14 @@ package final class AgentRuntime {
     }
   }
 
-  /// The router's answer: where others reach our UDP port from outside.
-  func portMapped(_ external: Endpoint?, _ words: String) {
+  /// The router's answer: where others reach our UDP or TCP port from outside.
+  func portMapped(_ external: Endpoint?, isTCP: Bool, _ words: String) {
     log.info(words)
-    node.setPortMapping(external, now: loop.now)
+    if isTCP {
+      node.setStreamPortMapping(external, now: loop.now)
+    } else {
+      node.setPortMapping(external, now: loop.now)
+    }
   }
 
   // MARK: Drain

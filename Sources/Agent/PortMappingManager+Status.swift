@@ -13,7 +13,10 @@ extension PortMappingManager {
   struct Status {
     var gateway: IPAddress
     var client: Endpoint
+    var transport: MappedTransport
     var mapped: MappedPort?
+    /// Offered in place of the TCP port we listen at, and not taken.
+    var otherPort: UInt16?
     /// What is left of the lease.
     var left: TimeAmount?
     /// Of the last round without a mapping.
@@ -30,7 +33,8 @@ extension PortMappingManager {
     return entries.map { entry in
       let mapped = entry.reported
       return Status(
-        gateway: entry.place.gateway, client: Endpoint(entry.place.client, port), mapped: mapped,
+        gateway: entry.place.gateway, client: Endpoint(entry.place.client, port),
+        transport: entry.transport, mapped: mapped, otherPort: entry.otherPort,
         left: mapped.map { max(.zero, entry.grantedAt + $0.lifetime - now) },
         attempts: mapped == nil ? entry.attempts : [],
         rest: mapped == nil && entry.asksAgainAt < .distantFuture
@@ -55,11 +59,12 @@ extension PortMappingManager {
   }
 
   private static func describe(_ status: Status) -> JSONValue {
-    let state =
-      status.mapped != nil ? "mapped" : status.attempts.isEmpty ? "asking" : "unavailable"
+    let isAsked = status.attempts.isEmpty && status.otherPort == nil
+    let state = status.mapped != nil ? "mapped" : isAsked ? "asking" : "unavailable"
     return [
       "gateway": .string(status.gateway.description),
-      "internal": .string(status.client.description), "state": .string(state),
+      "internal": .string(status.client.description),
+      "transport": .string(status.transport.words), "state": .string(state),
       "protocol": status.mapped.map { .string($0.protocol.words) } ?? .null,
       "external": status.mapped.map { .string($0.external.description) } ?? .null,
       "lifetimeLeftSeconds": status.left.map { JSONValue(Int($0.inSeconds)) } ?? .null,
@@ -75,18 +80,22 @@ extension PortMappingManager {
   }
 
   private static func words(_ status: Status) -> String {
+    let tcp = status.transport == .tcp ? "TCP " : ""
     if let mapped = status.mapped, let left = status.left {
       return
-        "\(status.gateway) opened \(mapped.external) by \(mapped.protocol.words), \(Int(left.inSeconds)) s left"
+        "\(status.gateway) opened \(tcp)\(mapped.external) by \(mapped.protocol.words), \(Int(left.inSeconds)) s left"
         + (mapped.isBehindAnotherNAT ? " (a private address: another NAT is in front of it)" : "")
+    }
+    if let other = status.otherPort {
+      return "\(status.gateway) opens no TCP port but \(other), which peers may not dial"
     }
     if status.attempts.isEmpty {
       let lost = status.lost.map { "; the last mapping was lost: \($0.words)" } ?? ""
-      return "\(status.gateway) is being asked\(lost)"
+      return "\(status.gateway) is being asked\(tcp.isEmpty ? "" : " for TCP")\(lost)"
     }
     let tried = status.attempts.map { "\($0.protocol.words): \($0.failure.words)" }
       .joined(separator: ", ")
     let again = status.rest.map { "; asked again in \(Int($0.inSeconds)) s" } ?? ""
-    return "\(status.gateway) opened nothing (\(tried))\(again)"
+    return "\(status.gateway) opened \(tcp.isEmpty ? "nothing" : "no TCP port") (\(tried))\(again)"
   }
 }

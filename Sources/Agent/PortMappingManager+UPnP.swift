@@ -23,13 +23,15 @@ extension PortMappingManager {
 
   func mapByUPnP(_ entry: Entry, port: UInt16, lifetime: UInt32) {
     var ports = [port]
-    for _ in 0..<UPnPLimits.alternatives {
+    // Another port for TCP would be of no use.
+    for _ in 0..<(entry.transport == .udp ? UPnPLimits.alternatives : 0) {
       ports.append(UInt16.random(in: 20_000...60_000, using: &agent.random))
     }
     let place = entry.place
     let request = UPnPRequest(
-      gateway: place.gateway, client: place.client, prefix: place.prefix, transport: "UDP",
-      internalPort: agent.node.settings.port, externalPorts: ports, lifetime: lifetime,
+      gateway: place.gateway, client: place.client, prefix: place.prefix,
+      transport: entry.transport.words, internalPort: agent.node.settings.port,
+      externalPorts: ports, lifetime: lifetime,
       description: "martlet \(agent.options.node)")
     let known = entry.upnp?.router
     let deadline = EventLoop.clock() + PortMapperLimits.upnpPatience

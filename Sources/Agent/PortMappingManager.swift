@@ -1,6 +1,7 @@
-/// Keeps this agent's UDP port open at the routers in front of it: finds the
-/// default gateways, ties a `PortMapper` for each to a socket and the loop, has
-/// a worker thread do UPnP, and hands what was opened to the node. Never asks
+/// Keeps this agent's port open at the routers in front of it, for UDP and, where
+/// that was granted, for TCP: finds the default gateways, ties a `PortMapper` for
+/// each to a socket and the loop, has a worker thread do UPnP, and hands what was
+/// opened to the node. Never asks
 /// from a public IPv4 address (no NAT is there, and data centres take searches
 /// for attacks), and never asks any host but a default gateway or, by UPnP, a
 /// router of the same link. docs/protocol/port-mapping.md, decision 0017.
@@ -38,6 +39,7 @@ final class PortMappingManager {
   /// One mapper at work.
   final class Entry {
     let place: Place
+    let transport: MappedTransport
     let socket: UDPSocket
     var mapper: PortMapper
     var timer: LoopTimer?
@@ -50,13 +52,23 @@ final class PortMappingManager {
     /// Why the last mapping ended.
     var lost: PortMappingFailure?
     var saidUnavailable = false
+    /// What the router offered in place of the TCP port we listen at.
+    var otherPort: UInt16?
     /// By UPnP; what a removal needs.
     var upnp: UPnPMapping?
 
-    init(_ place: Place, _ socket: UDPSocket, _ mapper: PortMapper) {
+    init(
+      _ place: Place, _ transport: MappedTransport, _ socket: UDPSocket, _ mapper: PortMapper
+    ) {
       self.place = place
+      self.transport = transport
       self.socket = socket
       self.mapper = mapper
+    }
+
+    /// For people, to whom a port is one of UDP unless it is said.
+    func name(_ external: Endpoint) -> String {
+      transport == .tcp ? "TCP \(external)" : "\(external)"
     }
   }
 
@@ -110,7 +122,7 @@ final class PortMappingManager {
       entry.mapper.refresh(now: loop.now)
       drain(entry)
     }
-    for place in places where !entries.contains(where: { $0.place == place }) { begin(place) }
+    for place in places where !entries.contains(where: { $0.place == place }) { begin(place, .udp) }
   }
 
   /// Whom to ask, from which address.
@@ -146,7 +158,7 @@ final class PortMappingManager {
     return result
   }
 
-  private func begin(_ place: Place) {
+  private func begin(_ place: Place, _ transport: MappedTransport) {
     var options = UDPOptions()
     options.receiveBuffer = PortMappingLimits.socketBuffer
     options.sendBuffer = PortMappingLimits.socketBuffer
@@ -163,20 +175,21 @@ final class PortMappingManager {
     let port = agent.node.settings.port
     var name = place.gateway.octets + place.client.octets
     name.appendUInt16(port)
-    name.append(MappedTransport.udp.rawValue)
+    name.append(transport.rawValue)
     let nonce = BLAKE2s.hmac(key: secret, name).prefix(PCPConstants.nonceBytes)
     let mapper = PortMapper(
       PortMapperSettings(
-        gateway: place.gateway, client: place.client, internalPort: port, nonce: Array(nonce),
-        usesUPnP: true), random: SeededRandom(seed: agent.random.bytes(32)))
-    let entry = Entry(place, socket, mapper)
+        gateway: place.gateway, client: place.client, internalPort: port, transport: transport,
+        nonce: Array(nonce), usesUPnP: true), random: SeededRandom(seed: agent.random.bytes(32)))
+    let entry = Entry(place, transport, socket, mapper)
     entry.timer = LoopTimer(loop) { [weak self, weak entry] in
       guard let self, let entry else { return }
       entry.mapper.advance(to: loop.refreshNow())
       drain(entry)
     }
     entries.append(entry)
-    agent.log.debug("asking \(place.gateway) to open UDP port \(port) of \(place.client)")
+    agent.log.debug(
+      "asking \(place.gateway) to open \(transport.words) port \(port) of \(place.client)")
     entry.mapper.start(now: loop.now)
     drain(entry)
   }
@@ -234,10 +247,10 @@ final class PortMappingManager {
 
   func drain(_ entry: Entry) {
     let gateway = Endpoint(entry.place.gateway, PCPConstants.serverPort)
+    while let event = entry.mapper.pollEvent() { handle(event, of: entry) }
     while let bytes = entry.mapper.pollTransmit() {
       entry.socket.send(bytes.span.bytes, to: gateway)
     }
-    while let event = entry.mapper.pollEvent() { handle(event, of: entry) }
     entry.timer?.set(at: entry.mapper.nextDeadline)
   }
 
@@ -249,7 +262,12 @@ final class PortMappingManager {
       entry.attempts = []
       entry.asksAgainAt = .distantFuture
       entry.lost = nil
+      guard entry.transport == .udp || port.external.port == agent.node.settings.port else {
+        refuse(entry, port)
+        return
+      }
       report(entry, port, "")
+      openTCP(beside: entry)
     case .lost(let failure):
       entry.lost = failure
       report(entry, nil, failure.words)
@@ -257,7 +275,7 @@ final class PortMappingManager {
       entry.attempts = attempts
       entry.asksAgainAt = loop.now + rest
       let words =
-        "no port mapping at \(entry.place.gateway): "
+        "no\(entry.transport == .tcp ? " TCP" : "") port mapping at \(entry.place.gateway): "
         + attempts.map { "\($0.protocol.words): \($0.failure.words)" }.joined(separator: "; ")
       // Once; a router does not learn it in an hour.
       if entry.saidUnavailable {
@@ -275,6 +293,31 @@ final class PortMappingManager {
     }
   }
 
+  // MARK: TCP
+
+  /// A router that opened the port for datagrams is asked for connections as well;
+  /// one that did not is left alone.
+  private func openTCP(beside entry: Entry) {
+    guard entry.transport == .udp, agent.node.settings.listensTCP,
+      !entries.contains(where: { $0.place == entry.place && $0.transport == .tcp })
+    else { return }
+    begin(entry.place, .tcp)
+  }
+
+  /// Peers dial no TCP port but the one we listen at (DESIGN §2 "We must not be a
+  /// weapon"): another one outside is of no use, and is given back.
+  private func refuse(_ entry: Entry, _ port: MappedPort) {
+    entry.otherPort = port.external.port
+    entry.mapper.stop(now: loop.now)
+    if entry.reported != nil {
+      report(entry, nil, "the router moved it to port \(port.external.port)")
+    } else {
+      agent.log.info(
+        "\(entry.place.gateway) would open TCP port \(port.external.port), not \(agent.node.settings.port): given back, peers are not told of it"
+      )
+    }
+  }
+
   // MARK: What came of it
 
   private func report(_ entry: Entry, _ port: MappedPort?, _ why: String) {
@@ -282,11 +325,12 @@ final class PortMappingManager {
     entry.reported = port
     let inside = Endpoint(entry.place.client, agent.node.settings.port)
     guard let port else {
-      say(entry, nil, "the port mapping at \(entry.place.gateway) is lost: \(why)")
+      let kind = entry.transport == .tcp ? "TCP port mapping" : "port mapping"
+      say(entry, nil, "the \(kind) at \(entry.place.gateway) is lost: \(why)")
       return
     }
     let words =
-      "\(entry.place.gateway) opened \(port.external) to \(inside) by \(port.protocol.words)"
+      "\(entry.place.gateway) opened \(entry.name(port.external)) to \(inside) by \(port.protocol.words)"
       + " for \(Int(port.lifetime.inSeconds)) s"
       + (port.isBehindAnotherNAT
         ? "; that address is private: another NAT is in front of this router (double NAT)" : "")
@@ -300,7 +344,7 @@ final class PortMappingManager {
   /// An IPv6 pinhole leads to a host candidate that the node has already.
   private func say(_ entry: Entry, _ external: Endpoint?, _ words: String) {
     if entry.place.client.isV4 {
-      agent.portMapped(external, words)
+      agent.portMapped(external, isTCP: entry.transport == .tcp, words)
     } else {
       agent.log.info(words)
     }

@@ -33,7 +33,8 @@ extension ExpectedRoad {
     switch self {
     case .direct, .punched: 500
     case .guessed: 10_000
-    case .tcpDirect, .tcpPunched, .relayed: nil
+    case .tcpDirect, .tcpPunched: 1_000
+    case .relayed: nil
     }
   }
 }

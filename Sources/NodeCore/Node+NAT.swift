@@ -37,6 +37,8 @@ struct WayOut {
   var streamMapping: StreamMapping?
   var streamMapped: Endpoint?
   var streamMappedAt = Instant.distantPast
+  /// Known, and not told to anybody yet.
+  var withholdsStream = false
   var streamAskedAt = Instant.distantPast
 }
 
@@ -303,8 +305,11 @@ extension Node {
     // TCP is what is left: the first meeting should know where it leaves us.
     if facts.isUDPBlocked, !before.isUDPBlocked { learnStreamMapping(now: now) }
     reportAgain(now: now)
+    if waysOut[index].withholdsStream { tellStream(index, now: now) }
     for peer in peers where !peer.isRemoved {
       peer.paths.setNAT(local: natFacts, peer: peer.nat)
+      orderStreams(of: peer, now: now)
+      if peer.lastSession != 0, !peer.paths.hasDirectPath { announceCandidates(to: peer) }
       // What was tried without knowing this is tried again.
       guard
         before.mapping != facts.mapping || before.allocatorStep != facts.allocatorStep

@@ -17,10 +17,24 @@ extension Node {
     settle(now: now)
   }
 
+  /// The same for the TCP port.
+  package func setStreamPortMapping(_ endpoint: Endpoint?, now: Instant) {
+    clock = now
+    guard endpoint != streamPortMapping else { return }
+    streamPortMapping = endpoint
+    candidatesChanged(now: now)
+    settle(now: now)
+  }
+
   /// Told ahead of the reflexive ones: where the router kept the port both are
   /// one endpoint, the first name counts, and this one needs no punch.
   var portMappedCandidates: [SignalledCandidate] {
     guard let portMapping else { return [] }
     return [SignalledCandidate(kind: .portMapped, transport: .udp, endpoint: portMapping)]
+  }
+
+  var streamPortMappedCandidates: [SignalledCandidate] {
+    guard let streamPortMapping, settings.listensTCP else { return [] }
+    return [SignalledCandidate(kind: .portMapped, transport: .tcp, endpoint: streamPortMapping)]
   }
 }

@@ -73,10 +73,16 @@ extension Node {
     peer.nat = punch.nat
     peer.paths.setNAT(local: natFacts, peer: punch.nat)
     keepReflexive(punch.candidates, of: peer, now: now)
+    // By TCP, then: where it leaves our NAT is asked at once.
+    if natFacts.isUDPBlocked || punch.nat.isUDPBlocked { learnStreamMapping(now: now) }
     let start = now + .milliseconds(Int64(punch.delayMilliseconds))
     peer.paths.punch(at: start, now: now)
     addCandidates(punch.candidates, to: peer, now: now)
     dialStreams(to: peer, at: start, now: now)
+    // The server may have gathered its list before it heard of it; and what goes
+    // on from an earlier start is news for a peer that begins now.
+    let isNews = now - streamsNamedAt < NodeLimits.connectRetry || peer.dialer.isPunching
+    if isNews, !peer.paths.hasDirectPath { announceCandidates(to: peer) }
     wantRelay(for: peer, after: RelayTunables.patience, now: now)
     if punch.isNamedInitiator {
       if !punch.initiation.isEmpty { receiveInitiation(punch.initiation, of: peer, now: now) }
@@ -89,6 +95,31 @@ extension Node {
       peer.announcesWhenMet = false
       announceCandidates(to: peer)
     }
+    touch(peer)
+  }
+
+  /// News of the peer in a meeting that goes on.
+  func updated(_ peer: Peer, _ update: MeetingUpdate, now: Instant) {
+    func datagrams(_ list: [SignalledCandidate]) -> Set<SignalledCandidate> {
+      Set(list.filter { $0.transport == .udp })
+    }
+    let isOfStreams =
+      update.isDialling || update.nat != peer.nat || update.candidates != peer.named
+    if peer.nat != update.nat {
+      peer.nat = update.nat
+      peer.paths.setNAT(local: natFacts, peer: update.nat)
+      orderStreams(of: peer, now: now)
+      if update.nat.isUDPBlocked, !peer.paths.hasDirectPath { learnStreamMapping(now: now) }
+    }
+    // Datagram candidates that are named again get a fresh round; news of TCP is no
+    // reason for one.
+    if isOfStreams, datagrams(update.candidates) == datagrams(peer.named) {
+      peer.named = update.candidates
+      setStreamCandidates(update.candidates, of: peer, now: now)
+    } else {
+      addCandidates(update.candidates, to: peer, now: now)
+    }
+    if update.isDialling { peer.dialer.peerIsDialling(now: now) }
     touch(peer)
   }
 
@@ -123,6 +154,7 @@ extension Node {
     for candidate in candidates { families.insert(candidate.endpoint.address) }
     setStreamCandidates(candidates, of: peer, now: now)
     if !candidates.isEmpty { peer.families = families }
+    peer.named = candidates
     let isOpen = peer.nat.mapping.isStable && peer.nat.filtering == .endpointIndependent
     for candidate in candidates {
       if candidate.transport == .tcp || settings.usesTCPCarriers { continue }

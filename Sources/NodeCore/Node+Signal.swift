@@ -39,7 +39,7 @@ struct PendingRequest {
   enum Kind {
     case report, heartbeat, offers, ticket
     case connect(peer: Int)
-    case candidates(peer: Int)
+    case candidates(peer: Int, session: UInt64)
     case relay(peer: Int)
   }
   var kind: Kind
@@ -290,8 +290,8 @@ extension Node {
       os: settings.os, version: settings.version, incarnation: settings.incarnation,
       nat: natFacts, port: settings.port,
       interfaces: localAddresses.prefix(SignalLimits.candidates).map(\.address),
-      candidates: portMappedCandidates + reflexiveCandidates + streamHostCandidates
-        + streamReflexiveCandidates, offers: offers, relay: relayReport)
+      candidates: portMappedCandidates + reflexiveCandidates + streamPortMappedCandidates
+        + streamHostCandidates + streamReflexiveCandidates, offers: offers, relay: relayReport)
   }
 
   private var offers: [SignalledOffer] {
@@ -327,9 +327,10 @@ extension Node {
     case .memberRemoved(let node):
       if let index = peerNames[node] { removePeer(peers[index], now: now) }
       emit(.store(.memberRemoved(node: node)))
-    case .candidates(let session, let candidates):
-      for peer in peers where !peer.isRemoved && session != 0 && peer.lastSession == session {
-        addCandidates(candidates, to: peer, now: now)
+    case .candidates(let update):
+      for peer in peers
+      where !peer.isRemoved && update.session != 0 && peer.lastSession == update.session {
+        updated(peer, update, now: now)
       }
     case .evictions(let list):
       receiveEvictions(list, now: now)
@@ -379,13 +380,16 @@ extension Node {
       if code == .peerOffline || code == .peerUnknown { peer.isOnline = false }
       log(.info, "connect-refused", "\(peer.name): \(words)")
       if !peer.isConnected { failOpenings(to: peer, now: now) }
-    case (.candidates(let index), .error):
+    case (.candidates(let index, let session), .error) where peers[index].lastSession == session:
       // The server has forgotten the meeting: a new one tells the peer as well.
       peers[index].lastSession = 0
       if !peers[index].isRemoved, peers[index].isOnline {
         peers[index].lastAsked = .distantPast
         meet(peers[index], now: now)
       }
+    case (.candidates, .error):
+      // Of a meeting that another has followed.
+      break
     case (.heartbeat, .heartbeat(let time)):
       serverTime = (time, now)
       tellRelay(secrets: nil)
@@ -410,7 +414,6 @@ extension Node {
     peer.isOnline = true
     let isAsking = refreshMappings(
       isDoubtful: peer.connectedSince != nil && !peer.paths.hasDatagramPath, now: now)
-    if natFacts.isUDPBlocked || punch.nat.isUDPBlocked { learnStreamMapping(now: now) }
     met(peer, punch, now: now)
     // The server tells a peer where our counter stood long ago.
     if !isAsking, natFacts.isCounted, !peer.paths.hasDatagramPath { announceCandidates(to: peer) }
@@ -635,9 +638,13 @@ extension Node {
       meet(peer, now: clock)
       return
     }
+    if peer.dialer.isPunching { peer.toldPunches = peer.dialer.punches }
     request(
-      .candidates(session: peer.lastSession, localCandidates),
-      kind: .candidates(peer: peer.index), now: clock)
+      .candidates(
+        MeetingUpdate(
+          session: peer.lastSession, candidates: localCandidates, nat: natFacts,
+          isDialling: peer.dialer.isPunching)),
+      kind: .candidates(peer: peer.index, session: peer.lastSession), now: clock)
   }
 
   private func queue(_ envelope: ClientEnvelope) {

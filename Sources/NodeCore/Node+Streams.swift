@@ -40,6 +40,9 @@ extension NodeLimits {
   /// A TCP mapping is named for so long after it was seen; the server vouches
   /// for it for a minute (DESIGN §2).
   package static let streamMappingLife: TimeAmount = .seconds(50)
+  /// A network from which no question of the NAT probe has been answered for so
+  /// long, one repetition included, is taken for one that lets no UDP through.
+  package static let natDoubt: TimeAmount = .milliseconds(750)
 }
 
 extension Node {
@@ -104,7 +107,9 @@ extension Node {
   /// Something authentic of `peer` came through an accepted connection.
   func learnStream(_ carrier: Carrier, of peer: Peer, now: Instant) {
     guard strangers.removeValue(forKey: carrier.socket) != nil else { return }
-    addStream(carrier, tier: streamTier(of: carrier.remote, peer: peer), to: peer, now: now)
+    // Whoever comes in by a port that a router opened needed no hole.
+    let tier = streamPortMapping == nil ? streamTier(of: carrier.remote, peer: peer) : .tcpDirect
+    addStream(carrier, tier: tier, to: peer, now: now)
   }
 
   private func addStream(_ carrier: Carrier, tier: Tier, to peer: Peer, now: Instant) {
@@ -168,7 +173,10 @@ extension Node {
   var nextStreamDeadline: Instant {
     var next = Instant.distantFuture
     for stranger in strangers.values { next = min(next, stranger.due) }
-    for way in waysOut { next = min(next, way.streamMapping?.nextDeadline ?? .distantFuture) }
+    for index in waysOut.indices {
+      next = min(next, waysOut[index].streamMapping?.nextDeadline ?? .distantFuture)
+      if waysOut[index].withholdsStream { next = min(next, natDoubtEnds(index)) }
+    }
     return next
   }
 
@@ -194,6 +202,9 @@ extension Node {
     where (waysOut[index].streamMapping?.nextDeadline ?? .distantFuture) <= now {
       waysOut[index].streamMapping?.advance(to: now)
       drainStreamMapping(index, now: now)
+    }
+    for index in waysOut.indices where waysOut[index].withholdsStream {
+      tellStream(index, now: now)
     }
   }
 
@@ -222,6 +233,15 @@ extension Node {
         learnStreamMapping(now: now)
       }
     }
+    tellPeerOfPunch(peer)
+  }
+
+  /// The end that goes second waits for this.
+  private func tellPeerOfPunch(_ peer: Peer) {
+    guard peer.dialer.isPunching, peer.toldPunches != peer.dialer.punches, isOnline,
+      peer.lastSession != 0
+    else { return }
+    announceCandidates(to: peer)
   }
 
   // MARK: Whom to dial
@@ -235,6 +255,12 @@ extension Node {
       at: start,
       isUrgent: natFacts.isUDPBlocked || peer.nat.isUDPBlocked || settings.usesTCPCarriers,
       isSecond: isSecondEnd(of: peer), budget: &budget, now: now)
+    touch(peer)
+  }
+
+  /// One end or the other knows its NAT better.
+  func orderStreams(of peer: Peer, now: Instant) {
+    peer.dialer.setSecond(isSecondEnd(of: peer), now: now)
     touch(peer)
   }
 
@@ -255,7 +281,8 @@ extension Node {
     let all = candidates.filter { $0.transport == .tcp }
     peer.streamHosts = all.filter { $0.kind == .host }.map(\.endpoint)
     var context = addressContext(of: peer)
-    // The server passes on only a port that it saw in the last minute.
+    // The server passes on only the listening port and ports that it saw in the last
+    // minute; a peer behind a NAT may have no host that is told to us.
     context.peerListeningPort = peer.streamHosts.first?.port ?? 0
     context.peerSeenAt = now
     var result: [StreamCandidate] = []
@@ -268,7 +295,7 @@ extension Node {
       {
         continue
       }
-      context.peerSeenPort = candidate.kind == .serverReflexive ? candidate.endpoint.port : 0
+      context.peerSeenPort = candidate.kind == .host ? 0 : candidate.endpoint.port
       let refusal = CandidateRules.tcpRefusal(
         of: candidate.endpoint, source: .signalled, context: context, now: now)
       guard refusal == nil, !result.contains(where: { $0.endpoint == candidate.endpoint }) else {
@@ -320,7 +347,7 @@ extension Node {
     guard settings.listensTCP else { return [] }
     return waysOut.compactMap { way in
       guard let mapped = way.streamMapped,
-        clock - way.streamMappedAt < NodeLimits.streamMappingLife,
+        !way.withholdsStream, clock - way.streamMappedAt < NodeLimits.streamMappingLife,
         !localAddresses.contains(where: { $0.address == mapped.address })
       else { return nil }
       return SignalledCandidate(kind: .serverReflexive, transport: .tcp, endpoint: mapped)
@@ -361,6 +388,7 @@ extension Node {
     drainStreamMapping(index, now: now)
     waysOut[index].streamMapping = nil
     waysOut[index].streamMapped = nil
+    waysOut[index].withholdsStream = false
     waysOut[index].streamAskedAt = .distantPast
   }
 
@@ -393,14 +421,38 @@ extension Node {
     waysOut[index].streamMapped = endpoint
     waysOut[index].streamMappedAt = now
     for peer in peers where !peer.isRemoved && peer.meetAt != nil { meetSoon(peer, at: now) }
-    guard isNew || isOld, isOnline else { return }
+    guard isNew || isOld else { return }
+    waysOut[index].withholdsStream = true
+    tellStream(index, now: now)
+  }
+
+  /// Tells the endpoint outside, but not before it is known whether UDP passes:
+  /// who may dial first follows from that, and the wrong end may spoil a router.
+  func tellStream(_ index: Int, now: Instant) {
+    let way = waysOut[index]
+    guard way.streamMapped != nil else {
+      waysOut[index].withholdsStream = false
+      return
+    }
+    if way.facts.mapping == .unknown, !way.facts.isUDPBlocked, way.probe?.isRunning == true,
+      now < natDoubtEnds(index)
+    {
+      return
+    }
+    waysOut[index].withholdsStream = false
+    streamsNamedAt = now
+    guard isOnline else { return }
     reportAgain(now: now)
     for peer in peers
     where !peer.isRemoved && peer.lastSession != 0 && !peer.paths.hasDirectPath {
       announceCandidates(to: peer)
-      // Both ends have to begin together: another start is agreed on.
-      if isNew { peer.paths.hastenPunch(now: now) }
+      // Too late for this start: another is agreed on.
+      if !peer.dialer.isOpen(now: now) { peer.paths.hastenPunch(now: now) }
       touch(peer)
     }
+  }
+
+  private func natDoubtEnds(_ index: Int) -> Instant {
+    waysOut[index].probedAt + NodeLimits.natDoubt
   }
 }

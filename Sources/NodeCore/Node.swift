@@ -87,6 +87,8 @@ package final class Node {
   var blockedCarriers: Set<UInt32> = []
   /// Accepted connections of nobody known (Node+Streams.swift).
   var strangers: [UInt32: StrangerStream] = [:]
+  /// When others were told last where TCP leaves our NAT.
+  var streamsNamedAt = Instant.distantPast
   /// Connections to relays that nodes are (Node+Relays.swift).
   var relayLinks: [UInt32: RelayLink] = [:]
   /// What this node is as a relay for others.
@@ -108,6 +110,7 @@ package final class Node {
   var nextSocket: UInt32 = 16
   /// Where a router lets others reach us (Node+PortMapping.swift).
   package internal(set) var portMapping: Endpoint?
+  package internal(set) var streamPortMapping: Endpoint?
 
   // Tunnels
   package internal(set) var tunnels = TunnelTable()
@@ -197,7 +200,7 @@ package final class Node {
       }
       result += portMappedCandidates + reflexiveCandidates
     }
-    result += streamHostCandidates + streamReflexiveCandidates
+    result += streamPortMappedCandidates + streamHostCandidates + streamReflexiveCandidates
     return Array(result.suffix(SignalLimits.candidates))
   }
 

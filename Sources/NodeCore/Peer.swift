@@ -77,10 +77,14 @@ final class Peer {
   /// Its TCP connections, on trial or proven, and attempts at more.
   var streams: [PeerStream] = []
   var dialer = StreamDialer()
+  /// Of the dialer's punches: it has been told that they are under way.
+  var toldPunches: UInt64 = 0
   /// Where it listens for TCP, as it says.
   var streamHosts: [Endpoint] = []
   /// Its NAT, as it says.
   var nat = NATFacts.unknown
+  /// Its candidates, as it named them last.
+  var named: [SignalledCandidate] = []
   /// Families of the addresses it has named; nil before it has.
   var families: AddressFamilies?
   /// Sockets opened to guess with, that have not been closed.

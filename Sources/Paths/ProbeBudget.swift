@@ -29,6 +29,12 @@ package struct ProbeBudget: Sendable {
   /// When the kernel will send SYNs that were asked for: they count before they
   /// leave, because nobody can hold them back.
   private var expected: [IPAddress: [Instant]] = [:]
+  /// Room kept for SYNs that are waited with.
+  private struct Hold: Hashable {
+    var packets: Int
+    var until: Instant
+  }
+  private var held: [IPAddress: [Hold]] = [:]
   /// Rounds of guessed ports, per address: when room was taken, packets.
   private var guesses: [IPAddress: [(at: Instant, packets: Int)]] = [:]
 
@@ -59,10 +65,10 @@ package struct ProbeBudget: Sendable {
       windows[address] = Window()
     }
     let ahead = settle(address, now: now)
-    windows[address]?.expire(now)
     let soon = offsets.count { start + $0 < now + PathLimits.budgetWindow }
-    guard let window = windows[address],
-      window.count + ahead + soon <= PathLimits.probesPerAddress,
+    guard var window = windows[address] else { return false }
+    window.expire(now)
+    guard window.count + ahead + soon <= PathLimits.probesPerAddress,
       window.bytes + (ahead + soon) * StreamLimits.synBytes <= PathLimits.bytesPerAddress
     else { return false }
     expected[address, default: []] += offsets.map { start + $0 }
@@ -81,17 +87,50 @@ package struct ProbeBudget: Sendable {
     expected[address] = times.isEmpty ? nil : times
   }
 
+  /// Keeps room for packets whose moment is not known yet: until `until`, or until
+  /// `release` with the same words.
+  /// - Returns: false when there is none.
+  package mutating func hold(
+    _ address: IPAddress, packets: Int, until: Instant, now: Instant
+  ) -> Bool {
+    if windows[address] == nil {
+      if windows.count >= PathLimits.budgetAddresses { purge(now) }
+      guard windows.count < PathLimits.budgetAddresses else { return false }
+      windows[address] = Window()
+    }
+    let ahead = settle(address, now: now)
+    guard var window = windows[address] else { return false }
+    window.expire(now)
+    guard window.count + ahead + packets <= PathLimits.probesPerAddress,
+      window.bytes + (ahead + packets) * StreamLimits.synBytes <= PathLimits.bytesPerAddress
+    else { return false }
+    held[address, default: []].append(Hold(packets: packets, until: until))
+    return true
+  }
+
+  package mutating func release(_ address: IPAddress, packets: Int, until: Instant) {
+    let hold = Hold(packets: packets, until: until)
+    guard var holds = held[address], let i = holds.firstIndex(of: hold) else { return }
+    holds.remove(at: i)
+    held[address] = holds.isEmpty ? nil : holds
+  }
+
   /// SYNs that have left by now are packets like others.
-  /// - Returns: how many more leave within one window from now.
+  /// - Returns: how many more leave within one window from now, or may.
   private mutating func settle(_ address: IPAddress, now: Instant) -> Int {
-    guard var times = expected[address] else { return 0 }
+    var room = 0
+    if let holds = held[address]?.filter({ $0.until > now }) {
+      held[address] = holds.isEmpty ? nil : holds
+      room = holds.reduce(0) { $0 + $1.packets }
+    }
+    guard var times = expected[address] else { return room }
     for time in times.sorted() where time <= now {
       guard now - time < PathLimits.budgetWindow else { continue }
       _ = take(&windows[address, default: Window()], StreamLimits.synBytes, ahead: 0, time)
     }
     times.removeAll { $0 <= now }
     expected[address] = times.isEmpty ? nil : times
-    return times.count { $0 < now + PathLimits.budgetWindow }
+    return room + times.count { $0 < now + PathLimits.budgetWindow }
   }
 
   private func take(
@@ -145,7 +184,7 @@ package struct ProbeBudget: Sendable {
     }
     let free = window.times[window.head] + PathLimits.budgetWindow
     // SYNs to come take the room, not packets that have left.
-    if free <= now, expected[address] != nil { return now + .seconds(1) }
+    if free <= now, expected[address] != nil || held[address] != nil { return now + .seconds(1) }
     return max(now + .milliseconds(10), free)
   }
 
@@ -153,7 +192,7 @@ package struct ProbeBudget: Sendable {
     windows = windows.filter { entry in
       var window = entry.value
       window.expire(now)
-      return window.count > 0 || expected[entry.key] != nil
+      return window.count > 0 || expected[entry.key] != nil || held[entry.key] != nil
     }
   }
 }

@@ -68,8 +68,9 @@ package enum StreamTunables {
   /// Through NATs one end goes first: its connection opens its own NAT and ends
   /// at the other's, and the second's comes in through the hole. No opener with a
   /// short life can do that as for datagrams: routers follow a connection by its
-  /// sequence numbers.
-  package static let secondEnd = TimeAmount.milliseconds(150)
+  /// sequence numbers. The second is told by the first, through the server; a word
+  /// that does not come is waited for so long after the start.
+  package static let withoutWord = TimeAmount.seconds(5)
   /// An attempt without an answer ends after this: the kernel has repeated it once.
   package static let attemptTime = TimeAmount.milliseconds(2_500)
   /// The same through NATs: as long as Linux repeats a SYN (tcp_syn_retries) and
@@ -96,18 +97,20 @@ package struct StreamDialer: Sendable {
     var state = State.over
     var attempts = 0
     var next = Instant.distantFuture
-    /// Its SYNs are taken from the budget, the first of them for this time.
+    /// Room is kept in the budget for its first SYNs until then.
+    var heldUntil: Instant?
+    /// Its SYNs are taken from the budget; the first left then.
     var paidFrom: Instant?
 
     var isPunch: Bool { candidate.tier == .tcpPunch }
     var syns: [TimeAmount] { isPunch ? StreamLimits.punchSyns : StreamLimits.syns }
+    static let firstPunchSyns = StreamLimits.punchSyns.count { $0 < PathLimits.budgetWindow }
   }
 
-  /// SYNs that were taken from the budget and may not leave any more.
-  private struct Unused {
-    let address: IPAddress
-    let start: Instant
-    let offsets: [TimeAmount]
+  /// Room of the budget that is not needed any more.
+  private enum Unused {
+    case hold(IPAddress, until: Instant)
+    case connection(IPAddress, start: Instant, offsets: [TimeAmount])
   }
 
   private var entries: [Entry] = []
@@ -117,14 +120,29 @@ package struct StreamDialer: Sendable {
   private var start = Instant.distantPast
   private var isStopped = true
   private var isSecond = false
+  /// The other end, which is first, has opened its NAT.
+  private var hasWord = false
+  /// Connections asked for through NATs, ever.
+  package private(set) var punches: UInt64 = 0
 
   package init() {}
 
   /// Something is tried, or will be.
   package var isDialling: Bool { !isStopped && entries.contains { $0.state != .over } }
 
-  /// All endpoints of the peer, best first. New ones join the round that runs,
-  /// unless both ends have to begin together: then they wait for the next.
+  /// Everything there is to ask for through NATs is being asked for: our own lets
+  /// the other end in.
+  package var isPunching: Bool {
+    !isStopped && !entries.contains { $0.isPunch && $0.state == .waiting }
+      && entries.contains { if case .dialling = $0.state { $0.isPunch } else { false } }
+  }
+
+  /// What is named now joins the round that runs.
+  package func isOpen(now: Instant) -> Bool {
+    !isStopped && now - start < PathTunables.punchSpan
+  }
+
+  /// All endpoints of the peer, best first. New ones join the round that runs.
   package mutating func setCandidates(_ candidates: [StreamCandidate], now: Instant) {
     for i in entries.indices.reversed()
     where !candidates.contains(where: { $0.endpoint == entries[i].candidate.endpoint }) {
@@ -135,14 +153,17 @@ package struct StreamDialer: Sendable {
     }
     for candidate in candidates {
       if let i = entries.firstIndex(where: { $0.candidate.endpoint == candidate.endpoint }) {
+        let isMoved = entries[i].candidate.tier != candidate.tier
         entries[i].candidate = candidate
+        // What must wait for the other end, or need not any more.
+        if isMoved, entries[i].state == .waiting {
+          entries[i].next = max(now, due(candidate))
+        }
         continue
       }
       guard entries.count < StreamLimits.candidates else { break }
       var entry = Entry(candidate: candidate)
-      if !isStopped, now - start < PathTunables.punchSpan,
-        now < start || candidate.tier == .tcpDirect
-      {
+      if isOpen(now: now) {
         entry.state = .waiting
         entry.next = max(now, due(candidate))
       }
@@ -160,20 +181,31 @@ package struct StreamDialer: Sendable {
     start = max(agreed, now) + (isUrgent ? .zero : StreamTunables.datagramsFirst)
     isStopped = false
     wantsMapping = true
+    hasWord = false
     self.isSecond = isSecond
     for i in entries.indices {
       if case .dialling = entries[i].state, entries[i].isPunch { continue }
-      // Its room in the budget is for the time that was said.
-      if entries[i].state == .waiting, entries[i].paidFrom != nil { continue }
       abandon(i)
       returnUnused(to: &budget, now: now)
       entries[i].attempts = 0
       entries[i].state = .waiting
       entries[i].next = due(entries[i].candidate)
-      // Or the datagrams of this start would leave nothing: a connection that is
-      // asked for too late has missed the other end's.
-      if entries[i].isPunch { _ = take(i, budget: &budget, now: now) }
+      if entries[i].isPunch { hold(i, budget: &budget, now: now) }
     }
+  }
+
+  /// Who goes first through the NATs, as both know by now.
+  package mutating func setSecond(_ isSecond: Bool, now: Instant) {
+    guard isSecond != self.isSecond else { return }
+    self.isSecond = isSecond
+    orderAgain(now: now)
+  }
+
+  /// The other end's word that it has opened its NAT.
+  package mutating func peerIsDialling(now: Instant) {
+    guard !hasWord else { return }
+    hasWord = true
+    orderAgain(now: now)
   }
 
   /// A path is there, or nobody wants one any more.
@@ -206,7 +238,10 @@ package struct StreamDialer: Sendable {
       switch entries[i].state {
       case .over: continue
       case .waiting:
+        giveBack(i)
+        returnUnused(to: &budget, now: now)
         guard take(i, budget: &budget, now: now) else { continue }
+        if entries[i].isPunch { punches += 1 }
         lastNumber &+= 2
         entries[i].attempts += 1
         entries[i].state = .dialling(lastNumber)
@@ -244,7 +279,14 @@ package struct StreamDialer: Sendable {
   }
 
   private func due(_ candidate: StreamCandidate) -> Instant {
-    isSecond && candidate.tier == .tcpPunch ? start + StreamTunables.secondEnd : start
+    guard isSecond, !hasWord, candidate.tier == .tcpPunch else { return start }
+    return start + StreamTunables.withoutWord
+  }
+
+  private mutating func orderAgain(now: Instant) {
+    for i in entries.indices where entries[i].isPunch && entries[i].state == .waiting {
+      entries[i].next = max(now, due(entries[i].candidate))
+    }
   }
 
   private mutating func again(_ i: Int, now: Instant) {
@@ -260,40 +302,50 @@ package struct StreamDialer: Sendable {
     giveBack(i)
   }
 
-  /// The budget is the caller's: it has them back with the next call that names it.
+  /// SYNs to an address that has not answered are probes like others.
+  private mutating func take(_ i: Int, budget: inout ProbeBudget, now: Instant) -> Bool {
+    let address = entries[i].candidate.endpoint.address
+    guard budget.takeConnection(address, start: now, offsets: entries[i].syns, now: now) else {
+      entries[i].next = max(now + StreamTunables.pause, budget.nextFree(address, now: now))
+      return false
+    }
+    entries[i].paidFrom = now
+    return true
+  }
+
+  /// The datagrams of a start would leave nothing: a connection that is asked for
+  /// too late has missed the other end's.
+  private mutating func hold(_ i: Int, budget: inout ProbeBudget, now: Instant) {
+    let until = start + StreamTunables.withoutWord + StreamTunables.pause
+    if budget.hold(
+      entries[i].candidate.endpoint.address, packets: Entry.firstPunchSyns, until: until,
+      now: now)
+    {
+      entries[i].heldUntil = until
+    }
+  }
+
+  /// The budget is the caller's: it has it back with the next call that names it.
   private mutating func giveBack(_ i: Int) {
-    guard let start = entries[i].paidFrom else { return }
+    let entry = entries[i]
+    let address = entry.candidate.endpoint.address
+    if let until = entry.heldUntil { unused.append(.hold(address, until: until)) }
+    if let start = entry.paidFrom {
+      unused.append(.connection(address, start: start, offsets: entry.syns))
+    }
+    entries[i].heldUntil = nil
     entries[i].paidFrom = nil
-    unused.append(
-      Unused(
-        address: entries[i].candidate.endpoint.address, start: start, offsets: entries[i].syns))
   }
 
   private mutating func returnUnused(to budget: inout ProbeBudget, now: Instant) {
     while let last = unused.popLast() {
-      budget.returnConnection(
-        last.address, start: last.start, offsets: last.offsets,
-        after: now + StreamLimits.synSlack)
+      switch last {
+      case .hold(let address, let until):
+        budget.release(address, packets: Entry.firstPunchSyns, until: until)
+      case .connection(let address, let start, let offsets):
+        budget.returnConnection(
+          address, start: start, offsets: offsets, after: now + StreamLimits.synSlack)
+      }
     }
-  }
-
-  /// SYNs to an address that has not answered are probes like others. Those of a
-  /// connection that begins later than it was paid for (we stood still) leave
-  /// later too.
-  private mutating func take(_ i: Int, budget: inout ProbeBudget, now: Instant) -> Bool {
-    let address = entries[i].candidate.endpoint.address
-    let begin = max(entries[i].next, now)
-    if let former = entries[i].paidFrom {
-      if former == begin { return true }
-      budget.returnConnection(
-        address, start: former, offsets: entries[i].syns, after: .distantPast)
-    }
-    entries[i].paidFrom = nil
-    guard budget.takeConnection(address, start: begin, offsets: entries[i].syns, now: now) else {
-      entries[i].next = max(entries[i].next, budget.nextFree(address, now: now))
-      return false
-    }
-    entries[i].paidFrom = begin
-    return true
   }
 }

@@ -34,6 +34,14 @@ package enum PCPConstants {
 package enum MappedTransport: UInt8, Sendable {
   case tcp = 6
   case udp = 17
+
+  /// As UPnP and people call it.
+  package var words: String {
+    switch self {
+    case .tcp: "TCP"
+    case .udp: "UDP"
+    }
+  }
 }
 
 /// Result codes of §7.4.

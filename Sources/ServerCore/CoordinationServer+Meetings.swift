@@ -92,9 +92,7 @@ extension CoordinationServer {
       meeting.nats[1] = connect.nat
       punch(meeting, side: 1, request: request, now: now)
       if let other = meeting.initiator.connection {
-        send(
-          .candidates(session: meeting.session, candidates(of: meeting, for: 0, now: now)),
-          to: other)
+        send(.candidates(update(of: meeting, for: 0, now: now)), to: other)
       }
       return true
     }
@@ -235,25 +233,33 @@ extension CoordinationServer {
   // MARK: Candidates
 
   func forwardCandidates(
-    _ candidates: [SignalledCandidate], session: UInt64, _ request: UInt32,
-    _ connection: ServerConnection, _ member: ServerMember, now: Instant
+    _ update: MeetingUpdate, _ request: UInt32, _ connection: ServerConnection,
+    _ member: ServerMember, now: Instant
   ) {
-    guard let meeting = meetingOfSession[session], let side = meeting.side(of: member) else {
+    guard let meeting = meetingOfSession[update.session], let side = meeting.side(of: member) else {
       refuse(.peerUnknown, "no such meeting", request, connection)
       return
     }
-    meeting.candidates[side] = candidates
+    meeting.candidates[side] = update.candidates
+    meeting.nats[side] = update.nat
     let peer = meeting.member(1 - side)
     guard let target = peer.connection else {
       refuse(.peerOffline, "\(peer.name) is offline", request, connection)
       return
     }
     if case .started = meeting.state {
-      send(
-        .candidates(session: session, self.candidates(of: meeting, for: 1 - side, now: now)),
-        to: target)
+      var news = self.update(of: meeting, for: 1 - side, now: now)
+      news.isDialling = update.isDialling
+      send(.candidates(news), to: target)
     }
     done(request, connection)
+  }
+
+  /// The peer of `side` as it is now.
+  private func update(of meeting: Meeting, for side: Int, now: Instant) -> MeetingUpdate {
+    MeetingUpdate(
+      session: meeting.session, candidates: candidates(of: meeting, for: side, now: now),
+      nat: meeting.nats[1 - side])
   }
 
   /// What `side` may try: what the peer said and what the server knows of it.

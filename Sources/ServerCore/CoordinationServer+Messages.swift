@@ -58,8 +58,8 @@ extension CoordinationServer {
         .heartbeat(serverTimeNanoseconds: serverTime(now)), request: request, to: connection)
     case .connect(let connect):
       self.connect(connect, request: request, connection, member, now: now)
-    case .candidates(let session, let candidates):
-      forwardCandidates(candidates, session: session, request, connection, member, now: now)
+    case .candidates(let update):
+      forwardCandidates(update, request, connection, member, now: now)
     case .offers(let offers):
       if member.report.offers != offers {
         member.report.offers = offers

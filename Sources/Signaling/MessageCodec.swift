@@ -65,10 +65,9 @@ extension ClientEnvelope {
       out.list(connect.candidates) { out, candidate in out.candidate(candidate) }
       out.nat(connect.nat)
       out.bytes.appendArray16(connect.initiation)
-    case .candidates(let session, let candidates):
+    case .candidates(let update):
       out.begin(MessageType.clientCandidates)
-      out.bytes.appendUInt64(session)
-      out.list(candidates) { out, candidate in out.candidate(candidate) }
+      out.meetingUpdate(update)
     case .offers(let offers):
       out.begin(MessageType.offers)
       out.list(offers) { out, offer in out.offer(offer) }
@@ -101,8 +100,7 @@ extension ClientEnvelope {
       case MessageType.report: reader.report().map { .report($0) }
       case MessageType.heartbeat: .heartbeat
       case MessageType.connect: reader.connect().map { .connect($0) }
-      case MessageType.clientCandidates:
-        reader.meetingCandidates().map { .candidates(session: $0.0, $0.1) }
+      case MessageType.clientCandidates: reader.meetingUpdate().map { .candidates($0) }
       case MessageType.offers: reader.offers().map { .offers($0) }
       case MessageType.ticketRequest: .ticket
       case MessageType.forward:
@@ -156,10 +154,9 @@ extension ServerEnvelope {
       out.bytes.appendUInt16(punch.delayMilliseconds)
       out.flag(punch.isNamedInitiator)
       out.bytes.appendArray16(punch.initiation)
-    case .candidates(let session, let candidates):
+    case .candidates(let update):
       out.begin(MessageType.serverCandidates)
-      out.bytes.appendUInt64(session)
-      out.list(candidates) { out, candidate in out.candidate(candidate) }
+      out.meetingUpdate(update)
     case .memberChanged(let member):
       out.begin(MessageType.memberChanged)
       out.member(member)
@@ -211,8 +208,7 @@ extension ServerEnvelope {
       case MessageType.heartbeatReply:
         reader.uint64().map { .heartbeat(serverTimeNanoseconds: $0) }
       case MessageType.punchStart: reader.punchStart().map { .punchStart($0) }
-      case MessageType.serverCandidates:
-        reader.meetingCandidates().map { .candidates(session: $0.0, $0.1) }
+      case MessageType.serverCandidates: reader.meetingUpdate().map { .candidates($0) }
       case MessageType.memberChanged: reader.member().map { .memberChanged($0) }
       case MessageType.memberRemoved:
         reader.string16(limit: SignalLimits.name).map { .memberRemoved(node: $0) }
@@ -262,6 +258,12 @@ struct MessageWriter {
     bytes.append(candidate.kind.rawValue)
     bytes.append(candidate.transport.rawValue)
     endpoint(candidate.endpoint)
+  }
+  fileprivate mutating func meetingUpdate(_ update: MeetingUpdate) {
+    bytes.appendUInt64(update.session)
+    list(update.candidates) { out, candidate in out.candidate(candidate) }
+    nat(update.nat)
+    flag(update.isDialling)
   }
   mutating func nat(_ nat: NATFacts) {
     bytes.appendUInt16(nat.type)
@@ -388,9 +390,12 @@ extension ByteReader {
     else { return nil }
     return ConnectRequest(peer: peer, candidates: candidates, nat: nat, initiation: initiation)
   }
-  fileprivate mutating func meetingCandidates() -> (UInt64, [SignalledCandidate])? {
-    guard let session = uint64(), let candidates = candidates() else { return nil }
-    return (session, candidates)
+  fileprivate mutating func meetingUpdate() -> MeetingUpdate? {
+    guard let session = uint64(), let candidates = candidates(), let nat = nat(),
+      let isDialling = flag()
+    else { return nil }
+    return MeetingUpdate(
+      session: session, candidates: candidates, nat: nat, isDialling: isDialling)
   }
   fileprivate mutating func forward() -> (String, UInt16, [UInt8])? {
     guard let name = string16(limit: SignalLimits.name), let kind = uint16(),

@@ -193,6 +193,25 @@ package struct PunchStart: Hashable, Sendable {
   }
 }
 
+/// What an end of a running meeting has found out since it began: the whole of it.
+package struct MeetingUpdate: Hashable, Sendable {
+  package var session: UInt64
+  package var candidates: [SignalledCandidate]
+  package var nat: NATFacts
+  /// It is asking for a TCP connection through the NATs: its own lets the other
+  /// end in now (docs/protocol/punching.md "TCP").
+  package var isDialling: Bool
+
+  package init(
+    session: UInt64, candidates: [SignalledCandidate], nat: NATFacts, isDialling: Bool = false
+  ) {
+    self.session = session
+    self.candidates = candidates
+    self.nat = nat
+    self.isDialling = isDialling
+  }
+}
+
 /// Welcome: the server's first word after a login that held.
 package struct Welcome: Hashable, Sendable {
   package var serverTimeNanoseconds: UInt64
@@ -283,8 +302,8 @@ package enum ClientMessage: Hashable, Sendable {
   case report(ReportBasic)
   case heartbeat
   case connect(ConnectRequest)
-  /// New candidates of ours for a running meeting.
-  case candidates(session: UInt64, [SignalledCandidate])
+  /// News of ours for a running meeting.
+  case candidates(MeetingUpdate)
   /// The set of named tunnels of this node changed.
   case offers([SignalledOffer])
   /// A fresh relay ticket, please.
@@ -305,7 +324,8 @@ package enum ServerMessage: Hashable, Sendable {
   case error(SignalErrorCode, String)
   case heartbeat(serverTimeNanoseconds: UInt64)
   case punchStart(PunchStart)
-  case candidates(session: UInt64, [SignalledCandidate])
+  /// News of the peer's.
+  case candidates(MeetingUpdate)
   case memberChanged(SignalledMember)
   case memberRemoved(node: String)
   case evictions([UInt8])

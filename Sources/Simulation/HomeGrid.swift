@@ -14,11 +14,15 @@ package struct GridCell: Sendable {
   package var near: NATKind
   package var far: NATKind
   package var seed: UInt64
+  /// The application wants bytes as soon as the nodes see each other: neither
+  /// has found out anything about its network.
+  package var isFresh: Bool
 
-  package init(near: NATKind, far: NATKind, seed: UInt64) {
+  package init(near: NATKind, far: NATKind, seed: UInt64, isFresh: Bool = false) {
     self.near = near
     self.far = far
     self.seed = seed
+    self.isFresh = isFresh
   }
 
   package var expected: ExpectedRoad { PunchTheory.expected(near, far) }
@@ -48,7 +52,7 @@ package struct GridResult: Sendable {
   }
 
   package var words: String {
-    "seed \(cell.seed): \(cell.near.name) → \(cell.far.name) should be \(cell.expected.rawValue), is \(nearTier ?? "not connected") and \(farTier ?? "not connected") \(violations)"
+    "seed \(cell.seed)\(cell.isFresh ? ", fresh" : ""): \(cell.near.name) → \(cell.far.name) should be \(cell.expected.rawValue), is \(nearTier ?? "not connected") and \(farTier ?? "not connected") \(violations)"
   }
 }
 
@@ -76,7 +80,11 @@ extension GridCell {
     }
     world.server.start()
     for node in world.nodes { node.start() }
-    world.run(for: Self.settled)
+    if isFresh {
+      world.run(for: Self.settled) { _ in one.sees(other) && other.sees(one) }
+    } else {
+      world.run(for: Self.settled)
+    }
     var result = GridResult(cell: self, violations: [])
     // A little, and again and again, as long as the cell is watched.
     var script = ApplicationScript()

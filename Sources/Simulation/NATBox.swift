@@ -102,6 +102,8 @@ package struct NATBox: Sendable {
   private var mappings: [Key: Mapping] = [:]
   private var keys: [UInt16: Key] = [:]
   private var occupied: [Occupation: Instant] = [:]
+  /// Outside ports opened for good at a host's wish (docs/protocol/port-mapping.md).
+  private var forwards: [UInt16: Endpoint] = [:]
   private var nextPort: UInt16?
   private var purgeAt = 256
   private var dropped = [UInt64](repeating: 0, count: NATDrop.allCases.count)
@@ -125,6 +127,9 @@ package struct NATBox: Sendable {
     guard translates(source) else {
       return passFirewall(source: source, destination: destination, now: now)
     }
+    if let address, let opened = forwards.first(where: { $0.value == source }) {
+      return .outside(source: Endpoint(address, opened.key), destination: destination)
+    }
     let isOwn = destination.address == address
     if isOwn, !kind.hairpins { return drop(.noHairpin) }
     let outside: Endpoint
@@ -146,6 +151,9 @@ package struct NATBox: Sendable {
       return enterFirewall(source: source, destination: destination, now: now)
     }
     guard destination.address == address else { return drop(.notMine) }
+    if let inside = forwards[destination.port] {
+      return .inside(source: source, destination: inside)
+    }
     let key = liveKey(of: destination.port, now: now)
     if let key, admits(key, source, kind.filtering, now: now) {
       touch(key, remote: source, isOutgoing: false, now: now)
@@ -168,6 +176,12 @@ package struct NATBox: Sendable {
     mappings.values.count { $0.expires > now }
   }
 
+  /// Opens an outside port to everybody, as by PCP.
+  package mutating func forward(port: UInt16, to inside: Endpoint) {
+    precondition(kind.translates)
+    forwards[port] = inside
+  }
+
   // MARK: What happens to a router
 
   /// Switched off and on: it remembers nothing, and may have another address.
@@ -175,6 +189,7 @@ package struct NATBox: Sendable {
     mappings.removeAll()
     keys.removeAll()
     occupied.removeAll()
+    forwards.removeAll()
     nextPort = nil
     if let new, kind.translates { address = new }
   }

@@ -62,6 +62,11 @@ extension SimulatedNode {
       }, now: world.now)
   }
 
+  /// A router of its home says where its TCP port can be reached; nil: no more.
+  package func portOpened(_ outside: Endpoint?) {
+    tell { $0.setStreamPortMapping(outside, now: $1) }
+  }
+
   func openSockets(first: UInt32, count: Int) {
     let opened = (first..<(first + UInt32(count))).map {
       NATProbeSocket(number: $0, localPort: openSocket(number: $0))

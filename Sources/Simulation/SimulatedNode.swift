@@ -460,6 +460,11 @@ package final class SimulatedNode {
 extension SimulatedNode {
   package var isOnline: Bool { node?.isOnline == true }
 
+  /// The server has told it that another node is there.
+  package func sees(_ other: SimulatedNode) -> Bool {
+    node?.status(of: other.name, now: world.now)?.isOnline == true
+  }
+
   /// Every road tried to another node, for people who look for a fault.
   package func roads(to other: SimulatedNode) -> [String] {
     guard let node, let status = node.status(of: other.name, now: world.now) else { return [] }

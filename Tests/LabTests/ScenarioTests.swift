@@ -220,12 +220,16 @@ import Testing
 
   @Test func runsAloneMustKeepTheirTime() throws {
     var report = GridReport(
-      try parse("cell full-cone,public runs 1\ncell port-restricted,symmetric-random runs 1\n"))
+      try parse(
+        "cell full-cone,public runs 1\ncell port-restricted,symmetric-random runs 1\ncell udp-blocked,udp-blocked runs 1\n"
+      ))
     report.summaries[0].results = [result("udp-direct", .direct, firstByte: 900)]
     report.summaries[1].results = [result("udp-punch", .guessed, firstByte: 900)]
+    report.summaries[2].results = [result("tcp-punch", .tcpPunched, firstByte: 1001)]
     #expect(report.isGood, "side by side nothing is promised")
     report.summaries[0].timed = [result("udp-direct", .direct, firstByte: 501)]
     report.summaries[1].timed = [result("udp-punch", .guessed, firstByte: 9000)]
-    #expect(report.summaries.map(\.verdict) == ["TOO SLOW", "good"])
+    report.summaries[2].timed = [result("tcp-punch", .tcpPunched, firstByte: 1001)]
+    #expect(report.summaries.map(\.verdict) == ["TOO SLOW", "good", "TOO SLOW"])
   }
 }

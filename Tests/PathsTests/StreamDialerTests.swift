@@ -79,8 +79,46 @@ private struct End {
   end.dialer.setCandidates([open, hidden], now: start)
   end.begin(urgent: true, second: true)
   end.run(for: .seconds(1))
-  #expect(end.dials.map(\.at) == [0, 150])
+  #expect(end.dials.map(\.endpoint) == [open.endpoint])
+  #expect(!end.dialer.isPunching)
+  end.dialer.peerIsDialling(now: end.now)
+  end.run(for: .milliseconds(1))
   #expect(end.dials.map(\.endpoint) == [open.endpoint, hidden.endpoint])
+  #expect(end.dialer.isPunching && end.dialer.punches == 1)
+  var first = End()
+  first.dialer.setCandidates([hidden], now: start)
+  first.begin(urgent: true)
+  first.run(for: .milliseconds(1))
+  #expect(first.dials.map(\.at) == [0] && first.dialer.isPunching)
+}
+
+/// The word may be lost with the server; and who is first may turn out late.
+@Test func theSecondEndDoesNotWaitForEver() {
+  var end = End()
+  end.dialer.setCandidates([hidden], now: start)
+  end.begin(urgent: true, second: true)
+  end.run(for: .seconds(9))
+  #expect(end.dials.map(\.at) == [5_000])
+  var other = End()
+  other.dialer.setCandidates([hidden], now: start)
+  other.begin(urgent: true, second: true)
+  other.run(for: .seconds(1))
+  other.dialer.setSecond(false, now: other.now)
+  other.run(for: .seconds(1))
+  #expect(other.dials.map(\.at) == [1_000])
+}
+
+/// It turns out that everybody reaches the peer: nobody's word is needed.
+@Test func whatNeedsNoHoleAfterAllIsDialledAtOnce() {
+  var end = End()
+  var host = open
+  host.tier = .tcpPunch
+  end.dialer.setCandidates([host], now: start)
+  end.begin(urgent: true, second: true)
+  end.run(for: .seconds(1))
+  end.dialer.setCandidates([open], now: end.now)
+  end.run(for: .milliseconds(1))
+  #expect(end.dials.map(\.at) == [1_000])
 }
 
 /// The first hole is known by its connection's numbers: another start must not
@@ -141,17 +179,65 @@ private struct End {
   #expect(end.cancelled == [end.dials[1].number])
 }
 
-/// Named after the start: what needs no hole is dialled, the rest waits.
-@Test func lateCandidatesBehindNATsWaitForTheNextStart() {
+/// Named after the start: dialled at once by the end that goes first, on its word
+/// by the other; long after the start no more.
+@Test func lateCandidatesJoinTheRoundThatRuns() {
+  for isSecond in [false, true] {
+    var end = End()
+    end.begin(urgent: true, second: isSecond)
+    end.run(for: .milliseconds(50))
+    end.dialer.setCandidates([open, hidden], now: end.now)
+    end.run(for: .milliseconds(100))
+    #expect(
+      end.dials.map(\.endpoint)
+        == (isSecond ? [open.endpoint] : [open.endpoint, hidden.endpoint]))
+    end.dialer.peerIsDialling(now: end.now)
+    end.run(for: .milliseconds(1))
+    #expect(end.dials.map(\.endpoint) == [open.endpoint, hidden.endpoint])
+  }
   var end = End()
   end.begin(urgent: true)
-  end.run(for: .milliseconds(50))
-  end.dialer.setCandidates([open, hidden], now: end.now)
-  end.run(for: .milliseconds(100))
-  #expect(end.dials.map(\.endpoint) == [open.endpoint])
+  end.run(for: PathTunables.punchSpan)
+  end.dialer.setCandidates([hidden], now: end.now)
+  end.run(for: .seconds(1))
+  #expect(end.dials.isEmpty)
   end.begin(urgent: true)
   end.run(for: .milliseconds(100))
-  #expect(end.dials.map(\.endpoint).contains(hidden.endpoint))
+  #expect(end.dials.count == 1)
+}
+
+@Test func whatLeftLongAgoTakesNoRoomFromSyns() {
+  var budget = ProbeBudget()
+  while budget.take(peer, bytes: 60, now: start) {}
+  for (after, isFree) in [(TimeAmount.milliseconds(9_999), false), (.seconds(10), true)] {
+    var later = budget
+    let isTaken = later.takeConnection(
+      peer, start: start + after, offsets: StreamLimits.punchSyns, now: start + after)
+    #expect(isTaken == isFree)
+  }
+}
+
+/// Room is kept until the moment has come, and used once.
+@Test func theRoomOfSynsIsKeptForThem() {
+  for wait in [0, 70, 900, 4_000, 4_999] as [Int64] {
+    var end = End()
+    end.dialer.setCandidates([hidden], now: start)
+    end.begin(urgent: true, second: true)
+    // Datagrams take what is left.
+    var others = 0
+    while end.budget.take(peer, bytes: 60, now: end.now) { others += 1 }
+    #expect(others == 13)
+    end.run(for: .milliseconds(wait))
+    end.dialer.peerIsDialling(now: end.now)
+    end.run(for: .seconds(1))
+    #expect(end.dials.map(\.at) == [Double(wait)], "after \(wait) ms")
+    end.dialer.stop()
+    end.now += .minutes(2)
+    // Nothing is left behind.
+    var free = 0
+    while end.budget.take(peer, bytes: 60, now: end.now) { free += 1 }
+    #expect(free == PathLimits.probesPerAddress, "after \(wait) ms")
+  }
 }
 
 /// Many ports of one address are one address.

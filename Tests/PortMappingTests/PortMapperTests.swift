@@ -16,11 +16,11 @@ private struct Bench {
   var sent: [(at: TimeAmount, bytes: [UInt8])] = []
   var events: [PortMapperEvent] = []
 
-  init(seed: UInt64 = 1, usesUPnP: Bool = true) {
+  init(seed: UInt64 = 1, transport: MappedTransport = .udp, usesUPnP: Bool = true) {
     mapper = PortMapper(
       PortMapperSettings(
-        gateway: Self.gateway, client: Self.client, internalPort: 27190, nonce: Self.nonce,
-        usesUPnP: usesUPnP), random: SeededRandom(testSeed: seed))
+        gateway: Self.gateway, client: Self.client, internalPort: 27190, transport: transport,
+        nonce: Self.nonce, usesUPnP: usesUPnP), random: SeededRandom(testSeed: seed))
     began = now
     mapper.start(now: now)
     drain()
@@ -147,6 +147,35 @@ extension TimeAmount {
     #expect(bench.events.isEmpty)
     bench.hear(Bench.natPMPAddress())
     #expect(bench.events == [.mapped(Bench.port(.natPMP))])
+  }
+
+  @Test func theTCPPortIsAskedForRenewedAndRemovedByItsOwnName() throws {
+    var bench = Bench(transport: .tcp)
+    #expect(bench.sent.map { $0.bytes[36] } == [6])
+    bench.hear(Bench.pcp())
+    #expect(bench.events.isEmpty && bench.mapper.drops.mismatch == 1)
+    bench.hear(Bench.pcp(transport: 6))
+    #expect(bench.events == [.mapped(Bench.port(.pcp))])
+    bench.pass(.seconds(5_000))
+    #expect(bench.pcpSent.count == 2 && bench.sent.allSatisfy { $0.bytes[36] == 6 })
+    bench.hear(Bench.pcp(epoch: 5_100, transport: 6))
+    bench.clear()
+    bench.mapper.stop(now: bench.now)
+    bench.drain()
+    #expect(bench.sent.map { $0.bytes[36] } == [6, 6])
+
+    var elder = Bench(transport: .tcp)
+    elder.hear(Bench.refusedVersion)
+    #expect(elder.sent.last?.bytes.prefix(2) == [0, 2])
+    elder.hear(Bench.natPMPAddress())
+    elder.hear(Bench.natPMPMap())
+    #expect(elder.events.isEmpty && elder.mapper.drops.mismatch == 1)
+    elder.hear(Bench.natPMPMap(opcode: 0x82))
+    #expect(elder.events == [.mapped(Bench.port(.natPMP))])
+    elder.clear()
+    elder.mapper.stop(now: elder.now)
+    elder.drain()
+    #expect(elder.sent.map { Array($0.bytes.prefix(2)) } == [[0, 2], [0, 2]])
   }
 
   @Test func everyWayOfRefusingTheVersionLeadsToNATPMP() {

@@ -1,5 +1,5 @@
-"""A home router opens the agent's UDP port: Debian's miniupnpd as the router's
-side of PCP, NAT-PMP and UPnP, the real agent behind it, a host outside.
+"""A home router opens the agent's UDP and TCP ports: Debian's miniupnpd as the
+router's side of PCP, NAT-PMP and UPnP, the real agent behind it, a host outside.
 
   out 52.0.0.9 ── wan 52.0.0.1 [router] lan 192.168.7.1 ── home 192.168.7.20
                                                        └── second 192.168.7.2
@@ -148,18 +148,32 @@ class Home:
         text = self.router.output("nft", "list", "chain", "inet", "filter", chain)
         return [line.strip() for line in text.splitlines() if "dnat" in line or "dport" in line]
 
-    def mapped(self, address="192.168.7.20"):
+    def mapped(self, address="192.168.7.20", transport="udp"):
         """The port outside that leads to the agent, or None."""
+        # nft prints the daemon's match of the protocol as bytes of the header.
+        number = {"udp": "0x11", "tcp": "0x6"}[transport]
         for rule in self.rules():
-            if f"{address}:{PORT}" in rule:
-                return int(re.search(r"dport (\d+)", rule)[1])
+            found = re.search(rf"\b(?:{transport}|{number}) (?:th )?dport (\d+)", rule)
+            if found and f"{address}:{PORT}" in rule:
+                return int(found[1])
         return None
 
-    def wait_mapped(self, within=8, address="192.168.7.20"):
-        return wait_for(f"a rule to {address}:{PORT}", lambda: self.mapped(address), within)
+    def wait_mapped(self, within=8, address="192.168.7.20", transport="udp"):
+        return wait_for(
+            f"a rule for {transport} to {address}:{PORT}",
+            lambda: self.mapped(address, transport), within)
 
-    def wait_unmapped(self, within):
-        wait_for("no rule", lambda: self.mapped() is None, within)
+    def wait_tcp(self, protocol, within=8):
+        """The TCP port is open as well, and leads to the agent."""
+        outside = self.wait_mapped(within, transport="tcp")
+        if outside != PORT:
+            raise Failure(f"TCP port {outside} outside")
+        self.said(f"opened TCP 52.0.0.1:{PORT} to 192.168.7.20:{PORT} by {protocol}")
+        self.out.connect(PORT, address="52.0.0.1", timeout=3).close()
+
+    def wait_unmapped(self, within, address="192.168.7.20"):
+        wait_for("no rule", lambda: not any(
+            self.mapped(address, t) for t in ("udp", "tcp")), within)
 
     def said(self, words, within=8):
         wait_for(f"the agent says {words!r}", lambda: words in self.agent.text(), within)
@@ -271,7 +285,7 @@ class FakeIGD:
 
     def perform(self, action, fields):
         self.calls.append((action, fields))
-        port = fields.get("NewExternalPort")
+        port = fields.get("NewProtocol", ""), fields.get("NewExternalPort")
         if action == "GetStatusInfo":
             return None, {"NewConnectionStatus": "Connected" if self.connected else "Disconnected",
                           "NewLastConnectionError": "ERROR_NONE", "NewUptime": "7"}
@@ -342,7 +356,12 @@ def main():
             if not 0 < told["gateways"][0]["lifetimeLeftSeconds"] <= 7200:
                 raise Failure(f"{told}")
             home.arrives(port)
-            return f"port {port}"
+            home.wait_tcp("PCP")
+            tcp = home.home.json(BIN / "martlet", "status", "--json")["portMapping"]["gateways"][1]
+            if (tcp["transport"], tcp["state"], tcp["external"]) != (
+                    "TCP", "mapped", f"52.0.0.1:{PORT}"):
+                raise Failure(f"{tcp}")
+            return f"UDP {port}, TCP {PORT}"
 
         def a_peer_hears_of_it():
             garden = home.out.spawn(
@@ -364,6 +383,7 @@ def main():
             started = time.monotonic()
             home.start_daemon()
             home.arrives(home.wait_mapped(within=10))
+            home.wait_mapped(within=10, transport="tcp")
             return f"{time.monotonic() - started:.1f} s after the restart"
 
         def removed_at_the_end():
@@ -376,20 +396,21 @@ def main():
             home.start_daemon(lifetime=8)
             home.start_agent()
             home.wait_mapped()
+            home.wait_mapped(transport="tcp")
             before = home.asked()[0]
             end = time.monotonic() + 18
             seen = time.monotonic()
             while time.monotonic() < end:
                 # At a renewal miniupnpd takes its rule out and puts it back.
-                if home.mapped():
+                if home.mapped() and home.mapped(transport="tcp"):
                     seen = time.monotonic()
                 elif time.monotonic() - seen > 1.5:
                     raise Failure("the rule vanished between renewals")
                 time.sleep(0.1)
             count = home.asked()[0] - before
-            if not 3 <= count <= 5:
-                raise Failure(f"{count} renewals in 18 s of a lifetime of 8 s")
-            return f"{count} renewals in 18 s"
+            if not 6 <= count <= 10:
+                raise Failure(f"{count} renewals of two ports in 18 s of a lifetime of 8 s")
+            return f"{count} renewals of two ports in 18 s"
 
         def a_crash_leaves_no_trace():
             home.agent.kill()
@@ -409,8 +430,7 @@ def main():
             try:
                 home.arrives(home.wait_mapped(address="192.168.7.33"))
                 home.stop_agent()
-                wait_for("no rule to the new address",
-                         lambda: home.mapped("192.168.7.33") is None, within=2)
+                home.wait_unmapped(within=2, address="192.168.7.33")
             finally:
                 home.move("192.168.7.20")
 
@@ -423,6 +443,7 @@ def main():
             home.said("by NAT-PMP")
             home.shows(state="mapped", protocol="NAT-PMP", external=f"52.0.0.1:{port}")
             home.arrives(port)
+            home.wait_tcp("NAT-PMP", within=12)
             home.stop_agent()
             home.wait_unmapped(within=2)
             rules = home.router.output("nft", "-a", "list", "table", "inet", "watch")
@@ -439,6 +460,7 @@ def main():
             if "for: martlet kitchen" not in line:
                 raise Failure(f"the router does not know for whom: {line}")
             home.arrives(port)
+            home.wait_tcp("UPnP", within=15)
             started = time.monotonic()
             home.stop_agent()
             home.wait_unmapped(within=2)
@@ -463,14 +485,15 @@ def main():
             """One with a private address outside, and permanent leases only."""
             home.stop_daemon()
             fake = FakeIGD(home.second, "192.168.100.5", only_permanent=True)
-            fake.mappings[str(PORT)] = {
+            taken = "UDP", str(PORT)
+            fake.mappings[taken] = {
                 "NewInternalPort": "80", "NewInternalClient": "192.168.7.99", "NewEnabled": "1",
                 "NewPortMappingDescription": "somebody", "NewLeaseDuration": "0"}
             try:
                 home.start_agent()
                 home.said("double NAT", within=15)
                 home.shows(state="mapped", protocol="UPnP", behindAnotherNAT=True)
-                first, added = fake.added()[-2:]
+                first, added = [a for a in fake.added() if a["NewProtocol"] == "UDP"][-2:]
                 if first["NewLeaseDuration"] != "7200":
                     raise Failure(f"asked for {first['NewLeaseDuration']} s")
                 if added["NewExternalPort"] == str(PORT):
@@ -481,8 +504,9 @@ def main():
                 for key, value in wanted.items():
                     if added[key] != value:
                         raise Failure(f"{key} is {added[key]}, not {value}")
+                wait_for("the TCP port", lambda: ("TCP", str(PORT)) in fake.mappings, 15)
                 home.stop_agent()
-                if list(fake.mappings) != [str(PORT)]:
+                if list(fake.mappings) != [taken]:
                     raise Failure(f"left behind: {fake.mappings}")
             finally:
                 fake.close()
@@ -512,6 +536,55 @@ def main():
             except Failure:
                 return
             raise Failure("the pinhole is still open")
+
+        def connections_come_in():
+            """A peer that UDP does not reach, and that nobody can dial, dials the
+            router's port."""
+            home.start_daemon()
+            home.start_agent()
+            home.wait_tcp("PCP")
+            home.out.run("nft", (
+                "table inet shut {\n chain in {\n  type filter hook input priority 0;\n"
+                "  iifname eth0 meta l4proto udp drop\n"
+                "  iifname eth0 tcp dport 28000 tcp flags & (syn | ack) == syn drop\n }\n}"))
+            garden = home.out.spawn(
+                BIN / "inp2pc", "-serverhost", "127.0.0.1", "-node", "garden", "-token", TOKEN,
+                "-port", 28000, "-no-port-mapping", "-config", "config.json", "-newconfig")
+            try:
+                wait_for("a ping", lambda: home.out.run(
+                    BIN / "martlet", "ping", "kitchen", check=False).returncode == 0)
+
+                def tier():
+                    peers = home.out.json(BIN / "martlet", "status", "--json")["peers"]
+                    return next((p["tier"] for p in peers if p["name"] == "kitchen"), None)
+                wait_for("a direct TCP path", lambda: tier() == "tcp-direct", 20)
+                links = home.home.output("ss", "-tnH", "state", "established", "sport", f"= {PORT}")
+                if "52.0.0.9:28000" not in links:
+                    raise Failure(f"not by the router's port: {links}")
+            finally:
+                garden.terminate()
+                home.out.run("nft", "delete table inet shut")
+
+        def the_tcp_port_is_taken():
+            """By another host: the router offers another one, which peers may not dial."""
+            home.stop_agent()
+            home.start_daemon()
+            with home.second.socket(socket.SOCK_DGRAM) as sock:
+                sock.settimeout(3)
+                sock.sendto(struct.pack(">BBHHHI", 0, 2, 0, 8080, PORT, 3600), ("192.168.7.1", 5351))
+                told = struct.unpack(">BBHIHHI", sock.recv(64))
+            if (told[2], told[5]) != (0, PORT):
+                raise Failure(f"the other host was not served: {told}")
+            home.start_agent()
+            home.wait_mapped()
+            home.said("would open TCP port")
+            wait_for("it is given back", lambda: home.mapped(transport="tcp") is None, 3)
+            tcp = home.home.json(BIN / "martlet", "status", "--json")["portMapping"]["gateways"][1]
+            if (tcp["state"], tcp["external"]) != ("unavailable", None):
+                raise Failure(f"{tcp}")
+            if not any(f"192.168.7.2:8080" in rule for rule in home.rules()):
+                raise Failure(f"the other host's port is gone: {home.rules()}")
+            home.stop_agent()
 
         def nobody_there():
             home.start_agent()
@@ -560,6 +633,8 @@ def main():
         report.step("PCP: a killed agent gets its mapping back, and leaves none", a_crash_leaves_no_trace)
         report.step("PCP: another address of the host, another mapping", the_address_changes)
         report.step("NAT-PMP: where PCP is not answered", by_natpmp)
+        report.step("PCP: a peer without UDP connects to the TCP port", connections_come_in)
+        report.step("PCP: another host has the TCP port: given back", the_tcp_port_is_taken)
         report.step("UPnP: where neither is spoken", by_upnp)
         report.step("UPnP: of two routers the connected one", the_router_that_is_connected)
         report.step("UPnP: a private address outside is called double NAT", double_nat)

@@ -1,5 +1,6 @@
 import Bytes
 import Crypto
+import NAT
 import Relay
 import ServerCore
 import Signaling
@@ -132,21 +133,25 @@ import Testing
     let session = try #require(b.punches.last).session
     let found = SignalledCandidate(
       kind: .serverReflexive, transport: .udp, endpoint: Endpoint(IPAddress(203, 0, 113, 2), 777))
-    let request = world.ask(.candidates(session: session, [found]), from: b)
+    var update = MeetingUpdate(
+      session: session, candidates: [found], nat: NATFacts(mapping: .none, filtering: .unknown),
+      isDialling: true)
+    let request = world.ask(.candidates(update), from: b)
     #expect(b.answer(request) == .ok)
-    guard case .candidates(session, let list) = a.pushes.last else {
+    guard case .candidates(let news) = a.pushes.last else {
       Issue.record("nothing pushed")
       return
     }
-    #expect(list.contains(found))
+    #expect(news.session == session && news.candidates.contains(found))
+    #expect(news.nat == update.nat && news.isDialling)
     let c = TestNode("c", random: &world.random)
     world.bringUp(c)
     #expect(
-      errorCode(c.answer(world.ask(.candidates(session: session, [found]), from: c)))
+      errorCode(c.answer(world.ask(.candidates(update), from: c)))
         == .peerUnknown)
     world.breakConnection(a)
-    #expect(
-      errorCode(b.answer(world.ask(.candidates(session: session, []), from: b))) == .peerOffline)
+    update.candidates = []
+    #expect(errorCode(b.answer(world.ask(.candidates(update), from: b))) == .peerOffline)
   }
 
   @Test func theDelayLetsBothBeginTogether() throws {

@@ -1,6 +1,6 @@
 import Bytes
-import NAT
 import Crypto
+import NAT
 import ServerCore
 import Signaling
 import Testing
@@ -12,7 +12,8 @@ import Testing
     let node = TestNode("nodeA", random: &world.random)
     world.bringUp(node)
     let requests: [ClientMessage] = [
-      .heartbeat, .offers([]), .ticket, .candidates(session: 1, []),
+      .heartbeat, .offers([]), .ticket,
+      .candidates(MeetingUpdate(session: 1, candidates: [], nat: .unknown)),
       .forward(to: "nobody", kind: 1, payload: []), .login([1, 2]),
       .connect(ConnectRequest(peer: "nobody", candidates: [], nat: .unknown, initiation: [])),
       .connect(ConnectRequest(peer: "nodeA", candidates: [], nat: .unknown, initiation: [])),

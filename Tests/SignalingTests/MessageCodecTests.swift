@@ -14,6 +14,8 @@ enum SampleMessages {
   static let member = SignalledMember(
     certificate: [1, 2, 3], isOnline: true, incarnation: 0x1122_3344_5566_7788,
     seenAt: Endpoint("10.0.0.1:99")!, version: "0.1.0", offers: [offer, offer])
+  static let update = MeetingUpdate(
+    session: 5, candidates: [candidate], nat: nat, isDialling: true)
   static let ticket = RelayTicket(id: 9, secret: [UInt8](0..<32))
 
   static let key = [UInt8](32..<64)
@@ -43,7 +45,7 @@ enum SampleMessages {
       ConnectRequest(
         peer: "nodeB", candidates: [candidate, candidate], nat: nat,
         initiation: [UInt8](repeating: 7, count: 148))),
-    .candidates(session: 5, [candidate]), .offers([offer]), .ticket,
+    .candidates(update), .offers([offer]), .ticket,
     .forward(to: "nodeC", kind: 24, payload: [9, 8]), .answer(ok: false, words: "no"),
     .report(
       ReportBasic(
@@ -70,7 +72,7 @@ enum SampleMessages {
       PunchStart(
         session: 8, channel: 2, certificate: [1], incarnation: 6, candidates: [candidate], nat: nat,
         delayMilliseconds: 50, isNamedInitiator: true, initiation: [1, 2])),
-    .candidates(session: 1, []), .memberChanged(member), .memberRemoved(node: "x"),
+    .candidates(update), .memberChanged(member), .memberRemoved(node: "x"),
     .evictions([1]), .ticket(ticket), .forwarded(from: "a", kind: 1, payload: []),
     .notice(.replaced, "replaced"), .relayNodeResponse(grant), .pushRelayOffer(grant),
     .relayNodeResponse(RelayGrant(peer: "x", session: 1, leg: 0, expiry: 2, offers: [])),
@@ -126,7 +128,9 @@ enum SampleMessages {
   @Test func listsBeyondTheirLimitAreRefused() {
     let many = [SignalledCandidate](
       repeating: SampleMessages.candidate, count: SignalLimits.candidates + 1)
-    let bytes = ClientEnvelope(request: 1, message: .candidates(session: 1, many)).encoded()
+    var update = SampleMessages.update
+    update.candidates = many
+    let bytes = ClientEnvelope(request: 1, message: .candidates(update)).encoded()
     #expect(throws: MessageFault.malformed(type: 0x13, request: 1)) {
       try ClientEnvelope(decoding: bytes)
     }

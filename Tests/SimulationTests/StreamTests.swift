@@ -56,6 +56,36 @@ private func chatter() -> ApplicationScript {
   }
 }
 
+/// Neither end's port could be known, but a router has opened it. The homes have
+/// different private networks: no host's address is told to the other.
+@Test func aPortThatARouterOpenedIsDialled() {
+  for seed: UInt64 in 1...5 {
+    let world = World(seed: seed)
+    let home = world.addHome(kind: .symmetricRandom, nodes: 1)
+    world.addNode(in: world.addSite(kind: .udpBlocked, subnet: IPAddress(10, 7, 0, 0)))
+    world.server.start()
+    for node in world.nodes { node.start() }
+    world.run(for: .seconds(10))
+    let stream = world.converse(near: 1, far: 0, nearScript: chatter(), farScript: chatter())
+    let isDirect = world.run(for: .seconds(10)) {
+      tiers($0).contains { $0.hasPrefix("tcp-") || $0.hasPrefix("udp-") }
+    }
+    #expect(
+      !isDirect && tiers(world) == ["server-relay", "server-relay"],
+      "seed \(seed): \(tiers(world))")
+    let node = home.nodes[0]
+    let inside = Endpoint(node.addresses[0], node.port)
+    home.site.streamBox.forward(port: node.port, to: inside)
+    node.portOpened(Endpoint(home.site.box.address ?? .anyV4, node.port))
+    // The end behind that router may have been dialling as well, and calls it a punch.
+    #expect(
+      world.run(for: .seconds(5)) {
+        tiers($0)[1] == "tcp-direct" && tiers($0)[0].hasPrefix("tcp-")
+      }, "seed \(seed): \(tiers(world))")
+    #expect(!stream.isOver && world.violations == [], "seed \(seed): \(world.violations)")
+  }
+}
+
 @Test func theWayBackToDatagrams() {
   for seed: UInt64 in 1...5 {
     let (world, home, _) = pair(.udpBlocked, .portRestricted, seed: seed)
