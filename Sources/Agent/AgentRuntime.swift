@@ -9,6 +9,7 @@ internal import HTTP
 internal import Mux
 package import NodeCore
 internal import Paths
+internal import Relay
 internal import Signaling
 package import Reactor
 internal import Tunnels
@@ -39,7 +40,7 @@ package final class AgentRuntime {
   private var api: LocalAPI?
   private var watcher: ConfigWatcher?
   private var carriers: CarrierConnections?
-  private var relay: RelayService?
+  private(set) var relay: RelayService?
   private(set) lazy var relayLegs = RelayLegs(self)
   private(set) lazy var natSockets = NATSockets(self)
   private(set) lazy var tunnels = TunnelManager(self)
@@ -372,8 +373,8 @@ package final class AgentRuntime {
       carriers?.dial(connection, endpoint)
     case .closeCarrier(let connection):
       carriers?.close(connection)
-    case .dialRelay(let connection, let endpoint):
-      relayLegs.dial(connection, endpoint)
+    case .dialRelay(let connection, let endpoint, let isDatagram):
+      relayLegs.dial(connection, endpoint, isDatagram: isDatagram)
     case .sendRelay(let connection, let frame):
       relayLegs.send(connection, frame)
     case .closeRelay(let connection):
@@ -392,6 +393,15 @@ package final class AgentRuntime {
     case .log(let line):
       log.write(line)
     }
+  }
+
+  /// The socket of direct paths for a family; nil where there is none.
+  func datagramSocket(for address: IPAddress) -> UDPSocket? {
+    address.isV4 ? socketV4 : socketV6
+  }
+
+  func datagramSocket(number: UInt32) -> UDPSocket? {
+    [socketV4, socketV6].compactMap(\.self).first { $0.number == number }
   }
 
   /// Our end of a UDP carrier: the local port.
@@ -485,7 +495,14 @@ extension AgentRuntime: UDPSocketDelegate {
     let now = loop.refreshNow()
     let number = socket.number
     let node = node
+    let relayLegs = relayLegs
     socket.receive { bytes, info in
+      if bytes.byteCount > 0,
+        RelayNode.isRelayDatagram(firstByte: bytes.bytes.unsafeLoad(as: UInt8.self))
+      {
+        relayLegs.receive(&bytes, from: info.remote, now: now)
+        return
+      }
       node.receive(&bytes, from: .udp(socket: number, remote: info.remote), now: now)
     }
     node.finishReceiving(now: now)

@@ -19,10 +19,12 @@ extension StreamOptions {
   }
 }
 
-final class CarrierConnections {
+final class CarrierConnections: FrameConnectionOwner {
   private unowned let agent: AgentRuntime
   private var listeners: [StreamListener] = []
-  private var connections: [UInt32: CarrierConnection] = [:]
+  private var connections: [UInt32: FrameConnection] = [:]
+  /// Of them, those of which the node waits to hear that they are there.
+  private var dialled: Set<UInt32> = []
   /// Accepted ones are odd; the node numbers what it dials.
   private var lastAccepted: UInt32 = 1 << 24 | 1
 
@@ -85,9 +87,8 @@ final class CarrierConnections {
     // The node ends attempts.
     options.connectTimeout = Self.connectTimeout
     do throws(SystemError) {
-      adopt(
-        try StreamConnection.connect(agent.loop, to: endpoint, options: options), number,
-        isDialled: true)
+      adopt(try StreamConnection.connect(agent.loop, to: endpoint, options: options), number)
+      dialled.insert(number)
     } catch {
       agent.log.debug("TCP to \(endpoint): \(error)")
       agent.node.carrierClosed(connection: number, now: agent.loop.now)
@@ -98,17 +99,20 @@ final class CarrierConnections {
     guard let remote = connection.remote else { return connection.close() }
     lastAccepted &+= 2
     let number = lastAccepted
-    adopt(connection, number, isDialled: false)
+    adopt(connection, number)
     agent.node.carrierAccepted(connection: number, remote: remote, now: agent.loop.now)
   }
 
-  private func adopt(_ connection: StreamConnection, _ number: UInt32, isDialled: Bool) {
-    connections[number] = CarrierConnection(
-      agent, self, connection, number: number, isDialled: isDialled)
+  private func adopt(_ connection: StreamConnection, _ number: UInt32) {
+    connections[number] = FrameConnection(
+      agent, self, connection, number: number, name: "carrier", backlog: Self.backlog)
   }
 
   /// By a reset: its ends may be wanted again at once.
-  func close(_ number: UInt32) { connections.removeValue(forKey: number)?.connection.reset() }
+  func close(_ number: UInt32) {
+    dialled.remove(number)
+    connections.removeValue(forKey: number)?.reset()
+  }
 
   func send(_ batch: TransmitBatch, _ segment: TransmitBatch.Segment) {
     connections[segment.carrier.socket]?.send(batch, segment)
@@ -116,121 +120,40 @@ final class CarrierConnections {
 
   func flush() { for connection in connections.values { connection.flush() } }
 
-  func forget(_ number: UInt32) { connections[number] = nil }
-
   /// What leaves from an address that is gone hears nothing any more, not even
   /// its end: that is said now, and not found out by silence.
   func networkChanged(_ addresses: Set<IPAddress>) {
-    for connection in connections.values where addresses.strand(connection.connection.local?.address) {
-      connection.end()
-    }
+    for connection in connections.values { connection.endWhenStranded(addresses) }
   }
 
   func close() {
     for listener in listeners { listener.close() }
-    for connection in connections.values { connection.connection.close() }
+    for connection in connections.values { connection.close() }
     connections.removeAll()
+    dialled.removeAll()
   }
-}
 
-final class CarrierConnection: ConnectionDelegate {
-  let connection: StreamConnection
-  private unowned let agent: AgentRuntime
-  private unowned let owner: CarrierConnections
-  private let number: UInt32
-  private let isDialled: Bool
-  private var decoder = CarrierDecoder()
-  private var isBlocked = false
-  private var wrote = false
+  // MARK: FrameConnectionOwner
 
-  init(
-    _ agent: AgentRuntime, _ owner: CarrierConnections, _ connection: StreamConnection,
-    number: UInt32, isDialled: Bool
+  func opened(_ connection: FrameConnection) {
+    guard dialled.remove(connection.number) != nil, let remote = connection.remote else { return }
+    agent.node.carrierDialed(connection: connection.number, remote: remote, now: agent.loop.now)
+  }
+
+  /// One sealed packet a frame; others end nothing and mean nothing here.
+  func receive(
+    _ frame: CarrierFrame, _ body: inout MutableRawSpan, from connection: FrameConnection,
+    now: Instant
   ) {
-    self.agent = agent
-    self.owner = owner
-    self.connection = connection
-    self.number = number
-    self.isDialled = isDialled
-    connection.delegate = self
+    guard frame.kind == .data else { return }
+    agent.node.receive(
+      &body, from: .tcp(connection: connection.number, remote: connection.remote ?? .none),
+      now: now)
   }
 
-  func connectionOpened(_ connection: StreamConnection) {
-    guard isDialled, let remote = connection.remote else { return }
-    agent.node.carrierDialed(connection: number, remote: remote, now: agent.loop.now)
-  }
-
-  func connectionReadable(_ connection: StreamConnection) {
-    let carrier = Carrier.tcp(connection: number, remote: connection.remote ?? .none)
-    let now = agent.loop.now
-    for _ in 0..<8 {
-      var result = ReadResult.wouldBlock
-      decoder.append(minimum: 128 * 1024) { result = connection.read(into: &$0) }
-      guard case .bytes = result else {
-        switch result {
-        case .end, .failed: end()
-        case .bytes, .wouldBlock: break
-        }
-        break
-      }
-      do throws(CarrierFailure) {
-        while try decoder.next({ frame, body in
-          if frame.kind == .data { agent.node.receive(&body, from: carrier, now: now) }
-        }) {}
-      } catch {
-        agent.log.debug("carrier: \(error)")
-        end()
-        break
-      }
-    }
-    agent.node.finishReceiving(now: now)
-  }
-
-  func connectionWritable(_ connection: StreamConnection) {
-    guard isBlocked else { return }
-    isBlocked = false
-    agent.node.setConnectionBlocked(number, false)
-  }
-
-  func connectionFailed(_ connection: StreamConnection, _ error: SystemError) {
-    agent.log.debug("TCP to \(connection.remote ?? .none): \(error)")
-    end()
-  }
-
-  func send(_ batch: TransmitBatch, _ segment: TransmitBatch.Segment) {
-    let head = CarrierFrame.head(channel: 0, length: segment.count)
-    batch.withSegment(segment) { packet in
-      // A packet without room is dropped: the session's recovery is for that.
-      _ = connection.write(head.span.bytes, packet)
-    }
-    wrote = true
-  }
-
-  func flush() {
-    guard wrote else { return }
-    wrote = false
-    if !isBlocked, connection.backlog > CarrierConnections.backlog {
-      isBlocked = true
-      agent.node.setConnectionBlocked(number, true)
-      connection.notify(below: CarrierConnections.backlog / 4)
-    }
-  }
-
-  fileprivate func end() {
-    connection.close()
-    owner.forget(number)
-    agent.node.carrierClosed(connection: number, now: agent.loop.now)
-  }
-}
-
-extension CarrierFrame {
-  /// The head of a data frame.
-  static func head(channel: UInt32, length: Int) -> InlineArray<7, UInt8> {
-    [
-      UInt8(truncatingIfNeeded: channel >> 24), UInt8(truncatingIfNeeded: channel >> 16),
-      UInt8(truncatingIfNeeded: channel >> 8), UInt8(truncatingIfNeeded: channel),
-      Kind.data.rawValue, UInt8(truncatingIfNeeded: length >> 8),
-      UInt8(truncatingIfNeeded: length),
-    ]
+  func ended(_ connection: FrameConnection) {
+    connections[connection.number] = nil
+    dialled.remove(connection.number)
+    agent.node.carrierClosed(connection: connection.number, now: agent.loop.now)
   }
 }

@@ -59,12 +59,14 @@ extension LocalAPI {
       "connected": .bool(agent.node.isOnline),
     ]
     if let problem { mesh["error"] = .string(problem) }
-    return [
+    var status: JSONObject = [
       "status": "ok", "version": .string(AgentRuntime.version),
       "uptime": JSONValue((agent.loop.now - agent.startedAt).nanoseconds / 1_000_000_000),
       "meshes": .array([.object(mesh)]),
       "portMapping": PortMappingManager.describe(agent.portMapping),
     ]
+    if let relay = agent.relay { status["relay"] = relay.status }
+    return .object(status)
   }
 
   private var problem: String? {

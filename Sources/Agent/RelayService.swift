@@ -6,6 +6,7 @@
 internal import Bytes
 internal import CommandLine
 internal import Crypto
+internal import HTTP
 internal import Mux
 internal import NodeCore
 internal import Reactor
@@ -156,6 +157,25 @@ final class RelayService {
       if moved >= Self.reportStep || (relay.load >= 950) != (reportedLoad >= 950) { report() }
       scheduleReport()
     }
+  }
+
+  /// For `status`.
+  var status: JSONValue {
+    let traffic = relay.traffic
+    var refused = JSONObject()
+    for reason in RelayRefusal.allCases {
+      let count = relay.statistics.refused[Int(reason.rawValue)]
+      if count > 0 { refused["\(reason)"] = JSONValue(count) }
+    }
+    return [
+      "super": .bool(agent.options.isSuperRelay), "port": JSONValue(port),
+      "capMbit": JSONValue(Double(agent.options.relayKilobits) / 1_000),
+      "load": JSONValue(relay.load), "guests": JSONValue(relay.guestCount),
+      "sessions": JSONValue(relay.sessionCount), "connections": JSONValue(relay.connectionCount),
+      "bytes": JSONValue(traffic.bytesRelayed), "packets": JSONValue(traffic.packetsRelayed),
+      "dropped": JSONValue(traffic.packetsDropped),
+      "refused": .object(refused),
+    ]
   }
 
   // MARK: TCP

@@ -200,7 +200,8 @@ extension ConfigFile {
       return try AppDefinition(
         appName: appName, protocol: carried.isEmpty ? "tcp" : carried, srcPort: srcPort,
         peerNode: peerNode, dstHost: dstHost, dstPort: dstPort, whitelist: whitelist,
-        enabled: enabled, forceRelay: forceRelay, relayNode: relayNode, relay: relay, policy: policy)
+        enabled: enabled, forceRelay: forceRelay, relayNode: relayNode, relay: relay, policy: policy
+      )
     } catch {
       throw ConfigError(field: "\(place).\(error.field.rawValue)", words: error.description)
     }

@@ -1,7 +1,9 @@
 /// The node's use of relays that other nodes are: whom to ask for one and when,
-/// legs to it, the carrier that comes of them, and what happens when one fails.
-/// The server's relay is not here (Node+Sessions.swift): a pair has both, so that
-/// a relay's end is a change of path. docs/protocol/relay.md "How the ends use it".
+/// which of those granted to try, and what happens when one fails. Connections to
+/// relays are in Node+RelayLinks.swift, a pair's places there in
+/// Node+RelaySeats.swift. The server's relay is not here (Node+Sessions.swift): a
+/// pair has both, so that a relay's end is a change of path. docs/protocol/relay.md
+/// "How the ends use it".
 ///
 ///     asked ──grant──► dialling ──► joined ──► open (on trial) ──► proven
 ///                         │            │            │                │
@@ -16,7 +18,6 @@
   internal import Relay
   package import Signaling
   internal import Tunnels
-  internal import WireGuard
 #endif
 
 /// Timers and bounds of using relays of nodes.
@@ -31,11 +32,28 @@ package enum RelayTunables {
   package static let retry = TimeAmount.seconds(6)
   /// After the server knew of none. Announcements come anyway.
   package static let emptyRetry = TimeAmount.minutes(5)
-  /// A relay that failed a pair is not used by it for so long.
+  /// A relay that failed a pair is not used by it for so long, twice as long when
+  /// it fails again, and so on up to the ceiling; after the memory it is forgotten.
   package static let exclusion = TimeAmount.seconds(60)
+  package static let exclusionCeiling = TimeAmount.minutes(30)
+  package static let exclusionMemory = TimeAmount.minutes(30)
+  /// The peer does not come to the relay at which we wait: it may be at the next.
+  package static let offerPatience = TimeAmount.seconds(2)
+  /// A relay that works has a second one beside it after this.
+  package static let warmDelay = TimeAmount.seconds(3)
+  /// So many places of a pair: in use, warm, and one that may take over.
+  package static let seats = 3
   /// From the TCP dial of one endpoint until the next one is tried: before the
   /// kernel sends more SYNs than were counted.
   package static let dialTime = StreamTunables.attemptTime
+  /// The same by UDP, and when the question is repeated.
+  package static let datagramTime = TimeAmount.seconds(1)
+  package static let datagramRepeat = TimeAmount.milliseconds(250)
+  /// Where UDP did not answer TCP is dialled first for so long.
+  package static let datagramMemory = TimeAmount.minutes(10)
+  /// A silent leg by UDP proves itself anew, at most so often: its address may
+  /// have changed.
+  package static let resumePause = TimeAmount.seconds(5)
   /// Without room in the probe budget the next look is not sooner than this.
   package static let budgetPause = TimeAmount.milliseconds(500)
   /// From the grant to a path.
@@ -45,53 +63,71 @@ package enum RelayTunables {
   /// All nodes of a mesh hear of a new relay at one moment.
   package static let spreadMilliseconds: UInt64 = 500
   package static let excluded = RelaySignalLimits.exclusions
+  // Round trips.
+  /// Questions of one measurement, and the pause between them.
+  package static let measurePings = 3
+  package static let measurePause = TimeAmount.milliseconds(100)
+  package static let answerTime = TimeAmount.seconds(1)
+  /// A connection made only to measure lives no longer.
+  package static let measureTime = TimeAmount.seconds(4)
+  /// A round trip is believed so long.
+  package static let measureMemory = TimeAmount.minutes(5)
+  package static let measured = 64
+  /// After the round trips are told the server is asked again: the peer's have
+  /// come as well by then.
+  package static let compareDelay = TimeAmount.seconds(4)
 }
 
-/// A connection to a relay, or the attempt at one.
-struct RelayLink {
+/// A relay that failed a pair.
+struct ExcludedRelay {
   let relay: [UInt8]
-  let endpoints: [Endpoint]
-  /// Of them, the one dialled now.
-  var position = 0
-  var isOpen = false
-  /// The driver has been told; else the probe budget has no room yet.
-  var isDialled = false
-  var due: Instant
-
-  var remote: Endpoint { endpoints[position] }
+  var until: Instant
+  var failures: Int
 }
 
-/// A peer's place at one relay.
-struct RelaySeat {
-  var guest: RelayGuest
-  var connection: UInt32
-  let tier: Tier
-  var carrier: Carrier?
-  var isProven = false
-  /// Without a path by then it has failed.
-  var due: Instant
-
-  var relay: [UInt8] { guest.invitation.relay }
-}
-
-/// What a peer has of relays. Two seats only while one takes over from the other.
+/// What a peer has of relays.
 struct PeerRelays {
+  /// Oldest first.
   var seats: [RelaySeat] = []
   var askAt = Instant.distantFuture
   var lastAsked = Instant.distantPast
-  /// A relay better than the one in use was announced.
+  /// A relay better than the one in use may be had.
   var wantsBetter = false
-  var excluded: [(relay: [UInt8], until: Instant)] = []
+  /// Offers of which some are not tried yet, best first.
+  var grant: RelayGrant?
+  var nextOffer = 0
+  /// When the next offer is tried though nothing has failed.
+  var nextOfferAt = Instant.distantFuture
+  var excluded: [ExcludedRelay] = []
+  /// When the pair was last asked for again because of round trips.
+  var comparedAt = Instant.distantPast
   /// What this end demands (Node+RelayPolicy.swift), and what the peer's does.
   var policy = PairPolicy()
   var told = RelayUse.any
 
-  func isExcluded(_ relay: [UInt8]) -> Bool { excluded.contains { $0.relay == relay } }
+  func isExcluded(_ relay: [UInt8], now: Instant) -> Bool {
+    excluded.contains { $0.relay == relay && $0.until > now }
+  }
 
-  mutating func exclude(_ relay: [UInt8], until: Instant) {
+  mutating func exclude(_ relay: [UInt8], now: Instant) {
+    let failures = (excluded.first { $0.relay == relay }?.failures ?? 0) + 1
     excluded.removeAll { $0.relay == relay }
     if excluded.count >= RelayTunables.excluded { excluded.removeFirst() }
-    excluded.append((relay, until))
+    let wait = RelayTunables.exclusion * Int64(1 << min(failures - 1, 10))
+    excluded.append(
+      ExcludedRelay(
+        relay: relay, until: now + min(wait, RelayTunables.exclusionCeiling), failures: failures))
+  }
+
+  mutating func forgetExclusions(now: Instant) {
+    guard !excluded.isEmpty else { return }
+    excluded.removeAll { $0.until + RelayTunables.exclusionMemory <= now }
+  }
+
+  mutating func forgetGrant() {
+    grant = nil
+    nextOffer = 0
+    nextOfferAt = .distantFuture
   }
 }
 
@@ -126,7 +162,7 @@ extension Node {
     touch(peer)
   }
 
-  private func askForRelay(_ peer: Peer, now: Instant) {
+  func askForRelay(_ peer: Peer, now: Instant) {
     let isBetterWanted = peer.relays.wantsBetter
     peer.relays.wantsBetter = false
     guard isOnline, peer.isOnline, peer.connectedSince != nil || peer.isWanted,
@@ -139,15 +175,16 @@ extension Node {
     request(
       .relayNodeRequest(
         RelayNodeRequest(
-          peer: peer.name, only: demandedRelay(for: peer),
-          exclusions: exclusions(of: peer))),
+          peer: peer.name, only: demandedRelay(for: peer), exclusions: exclusions(of: peer, now),
+          measured: newestMeasurements(now: now))),
       kind: .relay(peer: peer.index), now: now)
   }
 
   /// Those that policies rule out, and those that failed.
-  private func exclusions(of peer: Peer) -> [[UInt8]] {
+  private func exclusions(of peer: Peer, _ now: Instant) -> [[UInt8]] {
     var result = avoidedRelays(of: peer)
-    for entry in peer.relays.excluded.reversed() where !result.contains(entry.relay) {
+    for entry in peer.relays.excluded.reversed()
+    where entry.until > now && !result.contains(entry.relay) {
       result.append(entry.relay)
     }
     return Array(result.prefix(RelaySignalLimits.exclusions))
@@ -156,17 +193,22 @@ extension Node {
   /// A relay came or went somewhere.
   func relayAnnounced(_ announcement: RelayAnnouncement, now: Instant) {
     guard announcement.isPresent else { return }
+    doubtPlaces(at: announcement.relay, now: now)
     let tier: Tier = announcement.isSuper ? .superRelay : .privateRelay
     for peer in peers where !peer.isRemoved && !peer.isStock {
       peer.relays.excluded.removeAll { $0.relay == announcement.relay }
-      guard peer.connectedSince != nil, peer.relays.seats.allSatisfy({ $0.tier > tier }) else {
-        continue
-      }
+      // One of the same kind may be the second one, or a nearer one.
+      let good = peer.relays.seats.count { $0.isProven && $0.tier <= tier }
+      guard peer.connectedSince != nil, good < 2,
+        peer.relays.seats.allSatisfy({ $0.relay != announcement.relay })
+      else { continue }
       peer.relays.wantsBetter = true
       let spread = Int64(random.next() % RelayTunables.spreadMilliseconds)
       wantRelay(for: peer, after: .milliseconds(spread), now: now)
     }
   }
+
+  // MARK: Grants
 
   /// Our half of what a pair may use: asked for by us, or by the peer.
   func relayGranted(_ grant: RelayGrant, isPushed: Bool, now: Instant) {
@@ -175,24 +217,93 @@ extension Node {
     guard !peer.isRemoved, !peer.isStock else { return }
     // Both ends get the same again for a while.
     peer.relays.lastAsked = now
-    guard let offer = grant.offers.first else {
+    guard !grant.offers.isEmpty else {
       // None, or only such as failed.
-      let again = peer.relays.excluded.map(\.until).min().map { $0 - now }
+      let again = peer.relays.excluded.map(\.until).filter { $0 > now }.min().map { $0 - now }
       wantRelay(for: peer, after: again ?? RelayTunables.emptyRetry, now: now)
       return
     }
-    let tier: Tier = offer.isSuper ? .superRelay : .privateRelay
-    guard peer.paths.settings.allowedTiers.allows(tier),
-      !peer.relays.seats.contains(where: { $0.guest.invitation.session == grant.session })
+    guard !peer.relays.seats.contains(where: { $0.guest.invitation.session == grant.session })
     else { return }
-    if peer.relays.isExcluded(offer.relay) || !mayUse(offer.relay, for: peer) {
-      // The peer does not know that we cannot, or shall not, use this one.
-      guard isPushed, !peer.relays.seats.contains(where: \.isProven) else { return }
-      peer.relays.lastAsked = .distantPast
-      wantRelay(for: peer, after: .zero, now: now)
+    // Announced while this answer was under way: asked again.
+    if isPushed { peer.relays.wantsBetter = false }
+    if !peer.relays.wantsBetter { peer.relays.askAt = .distantFuture }
+    measure(grant.offers, for: peer, now: now)
+    peer.relays.grant = grant
+    peer.relays.nextOffer = 0
+    peer.relays.nextOfferAt = .distantFuture
+    let first = grant.offers.first { isUsable($0, for: peer, now: now) }
+    if let first, isServed(by: first.relay, peer) {
+      // Nothing better than what we have; the next one may be the second place.
+      skipOffer(first.relay, of: peer)
+      warmSoon(peer, now: now)
       return
     }
-    guard let unixTime = serverSeconds(now: now) else { return }
+    if joinNext(peer, now: now) || peer.relays.seats.contains(where: \.isProven) { return }
+    if isPushed
+      || peer.relays.excluded.contains(where: { entry in
+        entry.until > now && grant.offers.contains { $0.relay == entry.relay }
+      })
+    {
+      // The server, or the peer, does not know that we cannot, or shall not, use these.
+      peer.relays.lastAsked = .distantPast
+    }
+    wantRelay(for: peer, after: .zero, now: now)
+  }
+
+  /// Whether the pair has a good place at this relay, in this process of the peer.
+  private func isServed(by relay: [UInt8], _ peer: Peer) -> Bool {
+    peer.relays.seats.contains {
+      $0.relay == relay && $0.isProven && $0.incarnation == peer.incarnation
+        && $0.carrier.flatMap { peer.paths.lane(of: $0) } != nil
+    }
+  }
+
+  private func skipOffer(_ relay: [UInt8], of peer: Peer) {
+    guard let offers = peer.relays.grant?.offers,
+      let at = offers.firstIndex(where: { $0.relay == relay })
+    else { return }
+    peer.relays.nextOffer = max(peer.relays.nextOffer, at + 1)
+  }
+
+  private func isUsable(_ offer: RelayOffer, for peer: Peer, now: Instant) -> Bool {
+    peer.paths.settings.allowedTiers.allows(offer.isSuper ? .superRelay : .privateRelay)
+      && !peer.relays.isExcluded(offer.relay, now: now) && mayUse(offer.relay, for: peer)
+  }
+
+  /// Takes a place at the next relay of the grant that may be used.
+  /// - Returns: whether there was one.
+  @discardableResult
+  func joinNext(_ peer: Peer, now: Instant) -> Bool {
+    peer.relays.nextOfferAt = .distantFuture
+    while let grant = peer.relays.grant, peer.relays.nextOffer < grant.offers.count {
+      let offer = grant.offers[peer.relays.nextOffer]
+      peer.relays.nextOffer += 1
+      guard isUsable(offer, for: peer, now: now),
+        !peer.relays.seats.contains(where: {
+          $0.relay == offer.relay && $0.guest.invitation.session == grant.session
+        }), let unixTime = serverSeconds(now: now), unixTime < grant.expiry
+      else { continue }
+      guard let seat = seat(at: offer, grant, peer, unixTime: unixTime, now: now) else {
+        peer.relays.exclude(offer.relay, now: now)
+        continue
+      }
+      makeRoom(in: peer, now: now)
+      peer.relays.seats.append(seat)
+      if peer.relays.nextOffer < grant.offers.count {
+        peer.relays.nextOfferAt = now + RelayTunables.offerPatience
+      }
+      drainRelays(of: peer, now: now)
+      touch(peer)
+      return true
+    }
+    peer.relays.forgetGrant()
+    return false
+  }
+
+  private func seat(
+    at offer: RelayOffer, _ grant: RelayGrant, _ peer: Peer, unixTime: UInt64, now: Instant
+  ) -> RelaySeat? {
     let admission: RelayInvitation.Admission =
       switch offer.admission {
       case .code: .ownToken(settings.token)
@@ -205,26 +316,27 @@ extension Node {
     guard
       let guest = RelayGuest(
         invitation, key: settings.staticKey, unixTime: unixTime, using: &random),
-      let connection = relayLink(to: offer, now: now)
+      let connection = relayLink(to: offer, forSeat: true, now: now)
+    else { return nil }
+    var seat = RelaySeat(
+      guest: guest, connection: connection, tier: offer.isSuper ? .superRelay : .privateRelay,
+      incarnation: peer.incarnation, due: now + RelayTunables.trialTime)
+    if let link = relayLinks[connection], link.isOpen {
+      seat.guest.connected(over: link.kind, now: now)
+    }
+    return seat
+  }
+
+  /// A relay that works gets a second one beside it, if there is one.
+  func warmSoon(_ peer: Peer, now: Instant) {
+    guard let grant = peer.relays.grant else { return }
+    guard peer.relays.nextOffer < grant.offers.count,
+      peer.relays.seats.count(where: \.isProven) < 2
     else {
-      peer.relays.exclude(offer.relay, until: now + RelayTunables.exclusion)
-      peer.relays.lastAsked = .distantPast
-      wantRelay(for: peer, after: .zero, now: now)
+      peer.relays.forgetGrant()
       return
     }
-    // Announced while this answer was under way: asked again.
-    if isPushed { peer.relays.wantsBetter = false }
-    if !peer.relays.wantsBetter { peer.relays.askAt = .distantFuture }
-    // Two at most: the older one of them that is not in use makes room.
-    if peer.relays.seats.count >= 2 {
-      let old = peer.relays.seats.firstIndex { !$0.isProven } ?? 0
-      leaveRelay(old, of: peer, now: now)
-    }
-    var seat = RelaySeat(
-      guest: guest, connection: connection, tier: tier, due: now + RelayTunables.trialTime)
-    if relayLinks[connection]?.isOpen == true { seat.guest.connected(over: .tcp, now: now) }
-    peer.relays.seats.append(seat)
-    drainRelays(of: peer, now: now)
+    peer.relays.nextOfferAt = now + RelayTunables.warmDelay
     touch(peer)
   }
 
@@ -232,314 +344,5 @@ extension Node {
     guard let serverTime else { return nil }
     let passed = UInt64(max(0, (now - serverTime.at).nanoseconds))
     return (serverTime.nanoseconds + passed) / 1_000_000_000
-  }
-
-  // MARK: Connections
-
-  /// The connection to a relay; dialled if there is none.
-  private func relayLink(to offer: RelayOffer, now: Instant) -> UInt32? {
-    for (number, link) in relayLinks.sorted(by: { $0.key < $1.key })
-    where link.relay == offer.relay {
-      return number
-    }
-    let endpoints = offer.endpoints.filter { candidate in
-      let address = candidate.endpoint.address
-      guard candidate.transport == .tcp, candidate.endpoint.port != 0, !address.isUnspecified,
-        !address.isMulticast, !address.isLoopback || seenAt.address.isLoopback
-      else { return false }
-      return address.isV4 ? socketV4 != nil : socketV6 != nil
-    }.map(\.endpoint)
-    guard !endpoints.isEmpty else { return nil }
-    return dialRelay(
-      RelayLink(relay: offer.relay, endpoints: endpoints, due: now), now: now)
-  }
-
-  @discardableResult
-  private func dialRelay(_ link: RelayLink, now: Instant) -> UInt32 {
-    var link = link
-    lastStream += 2
-    link.isOpen = false
-    link.isDialled = false
-    relayLinks[lastStream] = link
-    dialRelay(lastStream, now: now)
-    return lastStream
-  }
-
-  /// SYNs to an address that has not answered are probes like others.
-  private func dialRelay(_ number: UInt32, now: Instant) {
-    guard let link = relayLinks[number] else { return }
-    let address = link.remote.address
-    guard
-      budget.takeConnection(address, start: now, offsets: StreamLimits.syns, now: now)
-    else {
-      relayLinks[number]?.due = max(
-        budget.nextFree(address, now: now), now + RelayTunables.budgetPause)
-      return
-    }
-    relayLinks[number]?.isDialled = true
-    relayLinks[number]?.due = now + RelayTunables.dialTime
-    emit(.dialRelay(connection: number, link.remote))
-  }
-
-  /// A connection of a `dialRelay` event is there.
-  package func relayConnected(connection: UInt32, now: Instant) {
-    clock = now
-    guard relayLinks[connection] != nil else {
-      emit(.closeRelay(connection))
-      return
-    }
-    relayLinks[connection]?.isOpen = true
-    relayLinks[connection]?.due = .distantFuture
-    forSeats(of: connection, now: now) { $0.guest.connected(over: .tcp, now: now) }
-    settle(now: now)
-  }
-
-  /// It has ended, or could not be made.
-  package func relayClosed(connection: UInt32, now: Instant) {
-    clock = now
-    relayLost(connection, now: now)
-    settle(now: now)
-  }
-
-  private func relayLost(_ connection: UInt32, now: Instant) {
-    guard var link = relayLinks.removeValue(forKey: connection) else { return }
-    blockedCarriers.remove(connection)
-    let wasOpen = link.isOpen
-    if wasOpen {
-      forSeats(of: connection, now: now) {
-        $0.guest.connectionLost(now: now)
-        $0.due = now + RelayTunables.trialTime
-      }
-      // The relay may be there all the same: legs come back without the server.
-    } else {
-      link.position += 1
-    }
-    let users = peers.filter { peer in
-      !peer.isRemoved && peer.relays.seats.contains { $0.connection == connection }
-    }
-    guard !users.isEmpty else { return }
-    guard link.position < link.endpoints.count else {
-      for peer in users {
-        for i in peer.relays.seats.indices.reversed()
-        where peer.relays.seats[i].connection == connection {
-          failRelay(i, of: peer, "cannot be reached", excludes: true, now: now)
-        }
-      }
-      return
-    }
-    let number = dialRelay(link, now: now)
-    for peer in users {
-      for i in peer.relays.seats.indices where peer.relays.seats[i].connection == connection {
-        peer.relays.seats[i].connection = number
-      }
-    }
-  }
-
-  /// A SYN's body on channel 0 of a connection to a relay.
-  package func relayReceived(connection: UInt32, _ body: RawSpan, now: Instant) {
-    clock = now
-    for peer in peers where !peer.isRemoved {
-      for i in peer.relays.seats.indices where peer.relays.seats[i].connection == connection {
-        guard peer.relays.seats[i].guest.receive(body, now: now) else { continue }
-        drainRelays(of: peer, now: now)
-        touch(peer)
-        return
-      }
-    }
-  }
-
-  private func forSeats(
-    of connection: UInt32, now: Instant, _ body: (inout RelaySeat) -> Void
-  ) {
-    for peer in peers where !peer.isRemoved {
-      var isOurs = false
-      for i in peer.relays.seats.indices where peer.relays.seats[i].connection == connection {
-        body(&peer.relays.seats[i])
-        isOurs = true
-      }
-      guard isOurs else { continue }
-      drainRelays(of: peer, now: now)
-      touch(peer)
-    }
-  }
-
-  /// Whether packets may leave through a channel of a relay, the server's or a node's.
-  func isRelayOpen(_ carrier: Carrier) -> Bool {
-    leg?.connection == carrier.socket || relayLinks[carrier.socket]?.isOpen == true
-  }
-
-  func isBlocked(_ connection: UInt32) -> Bool {
-    if let leg, leg.connection == connection { return leg.isBlocked }
-    return blockedCarriers.contains(connection)
-  }
-
-  // MARK: Seats
-
-  /// What the guests have to say and to send.
-  private func drainRelays(of peer: Peer, now: Instant) {
-    var i = 0
-    while i < peer.relays.seats.count {
-      let connection = peer.relays.seats[i].connection
-      var failure: (words: String, excludes: Bool)?
-      while let news = peer.relays.seats[i].guest.pollNews() {
-        switch news {
-        case .open(let channel, _, let largestPacket):
-          closeRelayCarrier(i, of: peer, now: now)
-          let carrier = Carrier.relay(
-            connection: connection, channel: channel,
-            remote: relayLinks[connection]?.remote ?? .none)
-          peer.relays.seats[i].carrier = carrier
-          peer.relays.seats[i].due = now + RelayTunables.trialTime
-          peer.paths.carrierOpened(
-            carrier, tier: peer.relays.seats[i].tier, packetLimit: largestPacket, now: now)
-          // Without keys a handshake goes through it, else a challenge does.
-          if !keeper.canSeal(peer.handle, now: now) { keeper.initiate(peer.handle, now: now) }
-        case .waiting:
-          closeRelayCarrier(i, of: peer, now: now)
-          peer.relays.seats[i].due = now + RelayTunables.trialTime
-        case .refused(let reason):
-          let wasGood = peer.relays.seats[i].isProven && reason == .ended
-          failure = ("refuses (\(reason))", !wasGood)
-        case .silent:
-          failure = ("does not answer", true)
-        }
-      }
-      while let message = peer.relays.seats[i].guest.pollMessage() {
-        emit(.sendRelay(connection: connection, message))
-      }
-      if let failure {
-        failRelay(i, of: peer, failure.words, excludes: failure.excludes, now: now)
-      } else {
-        i += 1
-      }
-    }
-  }
-
-  private func closeRelayCarrier(_ i: Int, of peer: Peer, now: Instant) {
-    guard let carrier = peer.relays.seats[i].carrier else { return }
-    peer.relays.seats[i].carrier = nil
-    peer.relays.seats[i].isProven = false
-    peer.paths.carrierClosed(carrier, now: now)
-    touch(peer)
-  }
-
-  private func failRelay(
-    _ i: Int, of peer: Peer, _ words: String, excludes: Bool, now: Instant
-  ) {
-    let relay = peer.relays.seats[i].relay
-    let name = peers.first { $0.publicKey == relay }?.name ?? "another mesh's relay"
-    log(.info, "relay", "\(peer.name): \(name) \(words)")
-    leaveRelay(i, of: peer, now: now)
-    if excludes { peer.relays.exclude(relay, until: now + RelayTunables.exclusion) }
-    peer.relays.lastAsked = .distantPast
-    wantRelay(for: peer, after: excludes ? .zero : RelayTunables.retry, now: now)
-  }
-
-  func leaveRelay(_ i: Int, of peer: Peer, now: Instant) {
-    closeRelayCarrier(i, of: peer, now: now)
-    var seat = peer.relays.seats.remove(at: i)
-    seat.guest.leave()
-    let connection = seat.connection
-    if relayLinks[connection]?.isOpen == true {
-      while let message = seat.guest.pollMessage() {
-        emit(.sendRelay(connection: connection, message))
-      }
-    }
-    let isUsed = peers.contains { other in
-      other.relays.seats.contains { $0.connection == connection }
-    }
-    guard !isUsed, relayLinks.removeValue(forKey: connection) != nil else { return }
-    blockedCarriers.remove(connection)
-    emit(.closeRelay(connection))
-  }
-
-  /// Its legs are of no use any more.
-  func leaveRelays(of peer: Peer, now: Instant) {
-    peer.relays.askAt = .distantFuture
-    while !peer.relays.seats.isEmpty {
-      leaveRelay(peer.relays.seats.count - 1, of: peer, now: now)
-    }
-  }
-
-  /// A challenge came back through the carrier: the seats before it are left.
-  func relayIsUp(_ carrier: Carrier, of peer: Peer, now: Instant) {
-    guard let i = peer.relays.seats.firstIndex(where: { $0.carrier == carrier }) else { return }
-    peer.relays.seats[i].isProven = true
-    peer.relays.seats[i].due = .distantFuture
-    for other in peer.relays.seats.indices.reversed() where other < i {
-      leaveRelay(other, of: peer, now: now)
-    }
-  }
-
-  /// A path is gone: perhaps a relay's, perhaps the last direct one.
-  func relayMayBeDown(of peer: Peer, now: Instant) {
-    for i in peer.relays.seats.indices.reversed() where peer.relays.seats[i].isProven {
-      guard let carrier = peer.relays.seats[i].carrier, peer.paths.lane(of: carrier) == nil else {
-        continue
-      }
-      if peer.paths.primary == nil {
-        // Everything is silent: it may be our own network.
-        peer.relays.seats[i].isProven = false
-        peer.relays.seats[i].due = now + RelayTunables.trialTime
-      } else {
-        failRelay(i, of: peer, "carries nothing", excludes: true, now: now)
-      }
-    }
-    if !peer.paths.hasDirectPath, peer.relays.seats.isEmpty {
-      wantRelay(for: peer, after: RelayTunables.patience, now: now)
-    }
-  }
-
-  // MARK: Time
-
-  var nextRelayDeadline: Instant {
-    relayLinks.values.reduce(.distantFuture) { min($0, $1.due) }
-  }
-
-  func advanceRelays(to now: Instant) {
-    for (number, link) in relayLinks.sorted(by: { $0.key < $1.key }) where link.due <= now {
-      guard link.isDialled else {
-        dialRelay(number, now: now)
-        continue
-      }
-      emit(.closeRelay(number))
-      relayLost(number, now: now)
-    }
-  }
-
-  func relayDeadline(of peer: Peer) -> Instant {
-    var next = peer.relays.askAt
-    for seat in peer.relays.seats { next = min(next, min(seat.due, seat.guest.nextDeadline)) }
-    if let rest = relayRest(of: peer) { next = min(next, rest) }
-    return next
-  }
-
-  /// When the legs of a peer are not needed any more.
-  private func relayRest(of peer: Peer) -> Instant? {
-    guard !peer.relays.seats.isEmpty,
-      let tier = peer.paths.primary.flatMap({ peer.paths.tier(of: $0) }), !tier.isRelay
-    else { return nil }
-    return peer.paths.primarySince + RelayTunables.rest
-  }
-
-  func advanceRelays(of peer: Peer, now: Instant) {
-    if !peer.relays.excluded.isEmpty { peer.relays.excluded.removeAll { $0.until <= now } }
-    if let rest = relayRest(of: peer), rest <= now { leaveRelays(of: peer, now: now) }
-    for i in peer.relays.seats.indices.reversed() {
-      if peer.relays.seats[i].due <= now {
-        let seat = peer.relays.seats[i]
-        let isWaiting = relayLinks[seat.connection]?.isOpen == true && seat.carrier == nil
-        failRelay(
-          i, of: peer, isWaiting ? "has waited in vain" : "brings no path", excludes: !isWaiting,
-          now: now)
-      } else if peer.relays.seats[i].guest.nextDeadline <= now {
-        peer.relays.seats[i].guest.advance(to: now)
-      }
-    }
-    drainRelays(of: peer, now: now)
-    if peer.relays.askAt <= now {
-      peer.relays.askAt = .distantFuture
-      askForRelay(peer, now: now)
-    }
   }
 }

@@ -348,6 +348,13 @@ extension Node {
         log(.debug, "path-down", "\(peer.name): lane \(lane): \(reason.rawValue)")
       case .suspect(let lane, let reason):
         if peer.mux.hasLane(lane) { peer.mux.suspectLane(lane, now: now) }
+        if let carrier = peer.paths.carrier(of: lane), carrier.kind == .relay {
+          if reason == .dropsData {
+            relayDropsData(carrier, now: now)
+          } else {
+            relayIsSuspect(carrier, of: peer, now: now)
+          }
+        }
         log(.debug, "path-suspect", "\(peer.name): lane \(lane): \(reason.rawValue)")
       case .recovered(let lane):
         log(.debug, "path-recovered", "\(peer.name): lane \(lane)")

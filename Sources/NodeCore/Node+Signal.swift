@@ -647,7 +647,7 @@ extension Node {
       kind: .candidates(peer: peer.index, session: peer.lastSession), now: clock)
   }
 
-  private func queue(_ envelope: ClientEnvelope) {
+  func queue(_ envelope: ClientEnvelope) {
     let bytes = envelope.encoded()
     outgoing.append(signal.sealer?.seal(bytes) ?? bytes)
   }

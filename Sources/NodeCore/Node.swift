@@ -91,6 +91,11 @@ package final class Node {
   var streamsNamedAt = Instant.distantPast
   /// Connections to relays that nodes are (Node+Relays.swift).
   var relayLinks: [UInt32: RelayLink] = [:]
+  /// Round trips to relays, and those the server has not been told.
+  var relayMeasured: [[UInt8]: MeasuredRelay] = [:]
+  var relaysUntold: Set<[UInt8]> = []
+  /// Relays that did not answer by UDP, and until when TCP goes first.
+  var relayDatagramsFailed: [[UInt8]: Instant] = [:]
   /// What this node is as a relay for others.
   package internal(set) var relayReport: RelayReport?
   /// Numbers of dialled ones are even; the driver gives accepted ones odd numbers.
@@ -179,6 +184,7 @@ package final class Node {
     self.socketV6 = socketV6
     exitPolicy.ownAddresses = Set(addresses.map(\.address))
     networkChangedWayOut(now: now)
+    relaysChangeNetwork(now: now)
     reportAgain(now: now)
     for peer in peers where !peer.isRemoved {
       updateContext(of: peer)

@@ -125,8 +125,9 @@ package enum NodeEvent: Hashable, Sendable {
   /// that its ends can be used again at once (a reset); nothing need be told.
   case closeCarrier(UInt32)
 
-  /// Connect to a relay, then `relayConnected` or `relayClosed`.
-  case dialRelay(connection: UInt32, Endpoint)
+  /// Connect to a relay, then `relayConnected` or `relayClosed`; as datagrams, from
+  /// the socket that direct paths use, it is there at once and nothing need be told.
+  case dialRelay(connection: UInt32, Endpoint, isDatagram: Bool)
   /// One whole frame for it.
   case sendRelay(connection: UInt32, [UInt8])
   /// Close it when everything has left; nothing need be told.

@@ -90,7 +90,8 @@ extension Node {
       since: primary == nil ? nil : peer.paths.primarySince,
       openStreams: peer.mux.openStreamCount, cipher: peer.cipher,
       whyNotBetter: peer.paths.whyNotBetterExplained(now: now),
-      verdict: verdict(on: peer, now: now), demands: demands(on: peer), ownNAT: natFacts, peerNAT: peer.nat, paths: paths,
+      verdict: verdict(on: peer, now: now), demands: demands(on: peer), ownNAT: natFacts,
+      peerNAT: peer.nat, paths: paths,
       history: peer.paths.history)
   }
 

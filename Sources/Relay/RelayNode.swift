@@ -89,6 +89,14 @@ package final class RelayNode {
   // MARK: What it is
 
   package var sessionCount: Int { sessions.count }
+  /// Nodes that have a leg here, with a connection or without.
+  package var guestCount: Int {
+    var nodes: Set<[UInt8]> = []
+    for session in sessions.values {
+      for side in 0...1 where session.legs[side] != nil { nodes.insert(session.keys[side]) }
+    }
+    return nodes.count
+  }
   /// TCP connections and UDP sources.
   package var connectionCount: Int { connections.count }
   package var channelCount: Int { router.openChannelCount }

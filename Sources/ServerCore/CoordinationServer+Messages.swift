@@ -72,6 +72,9 @@ extension CoordinationServer {
       forward(to: name, kind, payload, request, connection, member)
     case .relayNodeRequest(let wanted):
       offerRelays(wanted, request: request, connection, member, now: now)
+    case .relayMeasured(let measured):
+      directory.learn(measured, from: member.number)
+      done(request, connection)
     case .answer:
       // To a push of ours; nothing waits for it yet.
       break

@@ -16,7 +16,7 @@ extension CoordinationServer {
     }
     let relay = DirectoryRelay(
       member: member.number, mesh: member.mesh, name: member.name, key: member.staticKey,
-      report: report, facts: member.facts, roundTrip: member.connection?.roundTrip ?? .zero)
+      report: report, incarnation: member.report.incarnation, facts: member.facts, roundTrip: member.connection?.roundTrip ?? .zero)
     let old = directory.relay(member: member.number)
     guard directory.announce(relay) else { return }
     if let old, old.report.isSuper, !report.isSuper {

@@ -39,6 +39,8 @@ package struct DirectoryRelay: Sendable, Equatable {
   package var name: String
   package var key: [UInt8]
   package var report: RelayReport
+  /// Of its process: another one knows nothing of former guests.
+  package var incarnation: UInt64
   /// Where it may be reached.
   package var facts: CandidateFacts
   /// Between server and relay.
@@ -46,13 +48,14 @@ package struct DirectoryRelay: Sendable, Equatable {
 
   package init(
     member: UInt32, mesh: Int, name: String, key: [UInt8], report: RelayReport,
-    facts: CandidateFacts, roundTrip: TimeAmount
+    incarnation: UInt64 = 0, facts: CandidateFacts, roundTrip: TimeAmount
   ) {
     self.member = member
     self.mesh = mesh
     self.name = name
     self.key = key
     self.report = report
+    self.incarnation = incarnation
     self.facts = facts
     self.roundTrip = roundTrip
   }
@@ -123,7 +126,7 @@ package struct RelayDirectory: Sendable {
     let old = relays[relay.member]
     guard old != nil || relays.count < RelayDirectoryLimits.relays else { return false }
     relays[relay.member] = relay
-    return old?.report.isSuper != relay.report.isSuper
+    return old?.report.isSuper != relay.report.isSuper || old?.incarnation != relay.incarnation
   }
 
   /// - Returns: what it was, if it was one.

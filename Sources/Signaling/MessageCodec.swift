@@ -19,6 +19,7 @@ enum MessageType {
   static let forward: UInt16 = 0x16
   static let answer: UInt16 = 0x17
   static let relayNodeRequest: UInt16 = 0x18
+  static let relayMeasured: UInt16 = 0x19
 
   static let serverLogin: UInt16 = 0x81
   static let welcome: UInt16 = 0x82
@@ -85,6 +86,9 @@ extension ClientEnvelope {
     case .relayNodeRequest(let wanted):
       out.begin(MessageType.relayNodeRequest)
       out.relayNodeRequest(wanted)
+    case .relayMeasured(let measured):
+      out.begin(MessageType.relayMeasured)
+      out.relayMeasurements(measured)
     }
     return out.bytes
   }
@@ -108,6 +112,8 @@ extension ClientEnvelope {
       case MessageType.answer: reader.answer().map { .answer(ok: $0.0, words: $0.1) }
       case MessageType.relayNodeRequest:
         reader.relayNodeRequest().map { .relayNodeRequest($0) }
+      case MessageType.relayMeasured:
+        reader.relayMeasurements().map { .relayMeasured($0) }
       default: throw .unknownType(type, request: request)
       }
     guard let message, reader.isAtEnd else {

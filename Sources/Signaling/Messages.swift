@@ -314,6 +314,8 @@ package enum ClientMessage: Hashable, Sendable {
   case answer(ok: Bool, words: String)
   /// RelayNodeReq; answered by `relayNodeResponse`.
   case relayNodeRequest(RelayNodeRequest)
+  /// Round trips to relays, measured since the last word.
+  case relayMeasured([RelayMeasurement])
 }
 
 /// From server to node.

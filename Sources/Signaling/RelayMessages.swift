@@ -176,7 +176,10 @@ extension MessageWriter {
       precondition(key.count == RelaySignalLimits.keyBytes)
       out.bytes += key
     }
-    list(request.measured) { out, measurement in
+    relayMeasurements(request.measured)
+  }
+  mutating func relayMeasurements(_ measured: [RelayMeasurement]) {
+    list(measured) { out, measurement in
       out.bytes += measurement.relay
       out.bytes.appendUInt32(measurement.microseconds)
     }
@@ -241,12 +244,18 @@ extension ByteReader {
       guard let key = relayKey() else { return nil }
       request.exclusions.append(key)
     }
-    guard let measurementCount = count(limit: RelaySignalLimits.measurements) else { return nil }
-    for _ in 0..<measurementCount {
-      guard let relay = relayKey(), let microseconds = uint32() else { return nil }
-      request.measured.append(RelayMeasurement(relay: relay, microseconds: microseconds))
-    }
+    guard let measured = relayMeasurements() else { return nil }
+    request.measured = measured
     return request
+  }
+  mutating func relayMeasurements() -> [RelayMeasurement]? {
+    guard let count = count(limit: RelaySignalLimits.measurements) else { return nil }
+    var result: [RelayMeasurement] = []
+    for _ in 0..<count {
+      guard let relay = relayKey(), let microseconds = uint32() else { return nil }
+      result.append(RelayMeasurement(relay: relay, microseconds: microseconds))
+    }
+    return result
   }
   mutating func relayGrant() -> RelayGrant? {
     guard let peer = string16(limit: SignalLimits.name), let session = uint64(),

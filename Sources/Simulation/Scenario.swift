@@ -186,7 +186,8 @@ package final class Scenario {
       node.mutations = settings.mutations
       if settings.relays, index == 0 || world.chance(0.25) {
         node.relaySettings = SimulatedRelaySettings(
-          isSuper: world.chance(0.3), megabits: world.chance(0.3) ? 4 : nil)
+          isSuper: world.chance(0.3), megabits: world.chance(0.3) ? 4 : nil,
+          takesDatagrams: world.chance(0.6))
       }
       if settings.troubles.contains(.attacks), world.chance(0.15) {
         // Victims: nobody is there, and nobody may be bothered.

@@ -1,6 +1,5 @@
 /// A node that is a relay for others, and nodes' legs to it: the real `RelayNode`
-/// behind a port of its own, over the world's TCP (`StreamLinks`). Legs over UDP
-/// are not acted out.
+/// behind a port of its own, over the world's TCP (`StreamLinks`) and UDP.
 
 #if canImport(Bytes)
   internal import Bytes
@@ -14,11 +13,21 @@
 package struct SimulatedRelaySettings: Sendable {
   package var isSuper: Bool
   package var megabits: Double?
+  /// Else its UDP port is shut, though it names it.
+  package var takesDatagrams: Bool
 
-  package init(isSuper: Bool = false, megabits: Double? = nil) {
+  package init(isSuper: Bool = false, megabits: Double? = nil, takesDatagrams: Bool = true) {
     self.isSuper = isSuper
     self.megabits = megabits
+    self.takesDatagrams = takesDatagrams
   }
+}
+
+/// A node's leg by UDP.
+struct RelayDatagramLeg {
+  let remote: Endpoint
+  /// Something has come from there: what is sent is no probe any more.
+  var isAnswered = false
 }
 
 /// The relay's part of a process.
@@ -36,6 +45,7 @@ final class SimulatedRelay {
   }
 
   static let fillBytes = 16 * 1024
+  static let closing = TimeAmount.milliseconds(200)
 }
 
 extension SimulatedNode {
@@ -60,7 +70,7 @@ extension SimulatedNode {
       process: process)
     node.setRelay(
       RelayReport(
-        isSuper: settings.isSuper, tcpPort: relayPort, udpPort: 0,
+        isSuper: settings.isSuper, tcpPort: relayPort, udpPort: relayPort,
         kilobits: UInt32((settings.megabits ?? 0) * 1_000), load: 0), now: world.now)
   }
 
@@ -108,12 +118,16 @@ extension SimulatedNode {
   private func drainRelay(_ relay: SimulatedRelay) {
     if relay.machine.nextDeadline <= world.now { relay.machine.advance(to: world.now) }
     while let number = relay.machine.pollReady() { fillRelay(relay, number) }
+    sendRelayDatagrams(relay)
     while let event = relay.machine.pollEvent() {
       switch event {
       case .close(let number):
         fillRelay(relay, number)
-        closeCarrier(number)
         relay.machine.connectionClosed(number, now: world.now)
+        // What was written before it is still read at the other end.
+        world.after(SimulatedRelay.closing) { _ in
+          if self.relay === relay { self.closeCarrier(number) }
+        }
       case .refused(let reason, _):
         world.note("\(name): relay refuses: \(reason)")
       case .joined(let session):
@@ -151,10 +165,80 @@ extension SimulatedNode {
     }
   }
 
+  // MARK: Datagrams
+
+  /// One of its UDP sockets, whatever the family.
+  private static var relaySocket: UInt32 { 1 }
+
+  /// - Returns: whether it is for the relay's port.
+  func relayTakes(_ datagram: Datagram) -> Bool {
+    guard let relay, datagram.destination.port == relayPort else { return false }
+    guard relaySettings?.takesDatagrams == true, let first = datagram.bytes.first,
+      RelayNode.isRelayDatagram(firstByte: first)
+    else { return true }
+    relay.machine.receive(
+      datagram.bytes.span.bytes,
+      from: .udp(socket: Self.relaySocket, remote: datagram.source), now: world.now)
+    drainRelaySoon()
+    return true
+  }
+
+  private func sendRelayDatagrams(_ relay: SimulatedRelay) {
+    var hasMore = true
+    while hasMore {
+      world.batch.removeAll()
+      hasMore = relay.machine.pollTransmit(into: world.batch, now: world.now)
+      for segment in world.batch.segments {
+        let bytes = world.batch.withSegment(segment) { [UInt8]($0) }
+        let remote = segment.carrier.remote
+        guard let source = addresses.first(where: { $0.isV4 == remote.address.isV4 }) else {
+          continue
+        }
+        world.transmit(Endpoint(source, relayPort), remote, bytes, from: index)
+      }
+    }
+    world.batch.removeAll()
+  }
+
+  /// One frame, or more, of ours to a relay.
+  func sendDatagram(_ number: UInt32, _ bytes: [UInt8]) {
+    guard let leg = relayDatagrams[number],
+      let source = addresses.first(where: { $0.isV4 == leg.remote.address.isV4 })
+    else { return }
+    if !leg.isAnswered,
+      let words = watch.sent(
+        to: leg.remote.address, bytes: bytes.count,
+        isVouchedFor: world.vouched.contains(leg.remote.address), now: world.now)
+    {
+      world.violation("\(name): \(words)")
+    }
+    world.transmit(Endpoint(source, port), leg.remote, bytes, from: index)
+  }
+
+  /// - Returns: whether it came from a relay of ours.
+  func relayLegTakes(_ datagram: Datagram, _ node: Node) -> Bool {
+    guard let first = datagram.bytes.first, RelayNode.isRelayDatagram(firstByte: first) else {
+      return false
+    }
+    let number = relayDatagrams.first { $0.value.remote == datagram.source }?.key
+    guard let number else { return true }
+    relayDatagrams[number]?.isAnswered = true
+    takeRelayFrames(number, datagram.bytes, remote: datagram.source, node)
+    return true
+  }
+
   // MARK: A node's legs
 
   func relayLegReceives(_ number: UInt32, _ bytes: [UInt8], remote: Endpoint) {
     guard let node else { return }
+    takeRelayFrames(number, bytes, remote: remote, node)
+    node.finishReceiving(now: world.now)
+    drain()
+  }
+
+  private func takeRelayFrames(
+    _ number: UInt32, _ bytes: [UInt8], remote: Endpoint, _ node: Node
+  ) {
     var bytes = bytes
     var offset = 0
     let count = bytes.count
@@ -183,21 +267,31 @@ extension SimulatedNode {
         node.relayReceived(
           connection: number, bytes.span.bytes.extracting(start..<offset), now: world.now)
       case .ping:
-        sendStream(
-          number,
-          CarrierFrame.bytes(
-            channel: frame.channel, kind: .pong, body: Array(bytes[start..<offset])))
-      case .end, .refuse, .pong:
+        let answer = CarrierFrame.bytes(
+          channel: frame.channel, kind: .pong, body: Array(bytes[start..<offset]))
+        if relayDatagrams[number] != nil {
+          sendDatagram(number, answer)
+        } else {
+          sendStream(number, answer)
+        }
+      case .pong:
+        node.relayPong(
+          connection: number, bytes.span.bytes.extracting(start..<offset), now: world.now)
+      case .end, .refuse:
         break
       }
     }
-    node.finishReceiving(now: world.now)
-    drain()
   }
 
   /// One sealed packet for a leg.
   /// - Returns: whether the connection is one to a node's relay.
   func sendToRelay(_ carrier: Carrier, _ bytes: [UInt8]) -> Bool {
+    if relayDatagrams[carrier.socket] != nil {
+      sendDatagram(
+        carrier.socket,
+        CarrierFrame.bytes(channel: carrier.channel, kind: .data, body: bytes))
+      return true
+    }
     guard let id = streamLinks[carrier.socket], world.streamLinks[id]?.isRelay == true else {
       return false
     }

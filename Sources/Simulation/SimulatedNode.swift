@@ -40,6 +40,8 @@ package final class SimulatedNode {
   package var token = SimulatedServer.token
   /// It is a relay for others, from its next start on.
   package var relaySettings: SimulatedRelaySettings?
+  /// Its legs at relays by UDP.
+  var relayDatagrams: [UInt32: RelayDatagramLeg] = [:]
   /// `-relay-policy`, from the next start on.
   package var relayPolicies: [PeerRelayPolicy] = []
   var relay: SimulatedRelay?
@@ -113,6 +115,7 @@ package final class SimulatedNode {
     node = Node(settings: settings, records: disk, now: world.now)
     watch.restart()
     sockets.removeAll()
+    relayDatagrams.removeAll()
     stunStreams.removeAll()
     stunFromListening.removeAll()
     setNetwork()
@@ -215,7 +218,9 @@ package final class SimulatedNode {
   // MARK: In
 
   func arrived(_ datagram: Datagram) {
-    guard node != nil, socket(of: datagram.destination) != nil else { return }
+    guard node != nil, !relayTakes(datagram), socket(of: datagram.destination) != nil else {
+      return
+    }
     guard inboxBytes + datagram.bytes.count <= Self.inboxLimit else {
       world.statistics.lost += 1
       return
@@ -243,6 +248,7 @@ package final class SimulatedNode {
       watch.received(from: datagram.source.address, bytes: datagram.bytes.count)
       // Closed while it waited.
       guard let socket = socket(of: datagram.destination) else { continue }
+      if relayLegTakes(datagram, node) { continue }
       var bytes = datagram.bytes
       var span = bytes.mutableSpan
       var packet = span.mutableBytes
@@ -401,12 +407,20 @@ package final class SimulatedNode {
       dialCarrier(number, endpoint)
     case .closeCarrier(let number):
       closeCarrier(number)
-    case .dialRelay(let number, let endpoint):
-      dialCarrier(number, endpoint, isRelay: true)
+    case .dialRelay(let number, let endpoint, let isDatagram):
+      if isDatagram {
+        relayDatagrams[number] = RelayDatagramLeg(remote: endpoint)
+      } else {
+        dialCarrier(number, endpoint, isRelay: true)
+      }
     case .sendRelay(let number, let frame):
-      sendStream(number, frame)
+      if relayDatagrams[number] != nil {
+        sendDatagram(number, frame)
+      } else {
+        sendStream(number, frame)
+      }
     case .closeRelay(let number):
-      closeCarrier(number)
+      if relayDatagrams.removeValue(forKey: number) == nil { closeCarrier(number) }
     case .serverTime(let unixNanoseconds):
       relay?.machine.setServerTime(unixNanoseconds: unixNanoseconds, now: world.now)
     case .relaySecrets(let secrets):

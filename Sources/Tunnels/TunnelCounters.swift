@@ -8,7 +8,8 @@
 /// Why a connection was not carried, or ended badly.
 package enum TunnelFailure: UInt8, CaseIterable, Hashable, Sendable {
   // At the listener.
-  case noExitOnline, exitUnreachable, noPermittedRoad, exitLost, callerNotAdmitted, tooManyConnections
+  case noExitOnline, exitUnreachable, noPermittedRoad, exitLost, callerNotAdmitted,
+    tooManyConnections
   case listenFailed
   // While open.
   case peerRestarted, peerLost, targetReset, callerReset

@@ -89,6 +89,7 @@ enum MartletCommands {
         mesh?["connected"]?.bool == true
         ? "Server: connected\n" : "Server: not connected: \(word(mesh?["error"]))\n"
       text += portMapping(status)
+      text += ownRelay(status["relay"])
       var table = TextTable([
         "PEER", "STATUS", "TIER", "ADDRESS", "RTT", "LOSS", "SENT", "RECEIVED", "SINCE",
         "POLICY", "WHY NOT BETTER",
@@ -110,6 +111,21 @@ enum MartletCommands {
       Entry.write(text + table.text, to: 1)
       return ExitStatus.success
     }
+  }
+
+  /// This node as a relay for others.
+  private static func ownRelay(_ relay: JSONValue?) -> String {
+    guard let relay else { return "" }
+    func count(_ key: String, _ one: String) -> String {
+      let number = relay[key]?.int ?? 0
+      return "\(number) \(one)\(number == 1 ? "" : "s")"
+    }
+    let whom = relay["super"]?.bool == true ? "all tokens" : "this token"
+    let megabytes = (relay["bytes"]?.double ?? 0) / 1e6
+    return
+      "Relay: for \(whom) on port \(word(relay["port"])), at most \(word(relay["capMbit"])) Mbit/s: "
+      + "\(count("guests", "guest")), \(count("sessions", "session")), "
+      + "\(rounded(megabytes)) MB relayed, load \(rounded((relay["load"]?.double ?? 0) / 10)) %\n"
   }
 
   /// In the table of peers: what is demanded of the road, in short.

@@ -454,7 +454,8 @@ func refusal(_ body: () throws -> Void) -> CommandExit? {
     #expect(try ConfigFile.app(.object(ConfigFile.json(plain)), at: "x") == plain)
     #expect(throws: ConfigError.self) {
       try ConfigFile.app(
-        ["srcPort": 1, "peerNode": "b", "dstPort": 2, "forceRelay": true, "relay": "never"], at: "x")
+        ["srcPort": 1, "peerNode": "b", "dstPort": 2, "forceRelay": true, "relay": "never"], at: "x"
+      )
     }
   }
 

@@ -1,5 +1,6 @@
 """A network that lets nothing out but an HTTP proxy: the agent reaches a server
-whose name only the proxy knows, and carries a tunnel through its relay."""
+whose name only the proxy knows, and carries a tunnel through its relay, then
+through a relay that another node is."""
 
 import base64
 import pathlib
@@ -8,7 +9,7 @@ import select
 from harness import BIN, Failure, Lab, Report, enter_namespaces, require_lab, wait_for
 from mesh import TOKEN, Mesh, sha
 
-NAME, PORT = "server.inside", 3128
+NAME, PORT, RELAY_PORT = "server.inside", 3128, 27185
 USER, PASSWORD = "ann", "s3cret@home"
 
 
@@ -16,7 +17,8 @@ class Proxy:
     """CONNECT and nothing else, for those who know the password."""
 
     def __init__(self, host, server):
-        self.host, self.server, self.asked = host, server, []
+        self.host, self.asked = host, []
+        self.ways = {f"{NAME}:27183": (server, 27183)}
         self.listener = host.serve(PORT, self.handle, address=host.address)
 
     def handle(self, sock):
@@ -32,11 +34,12 @@ class Proxy:
             sock.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
             return
         self.asked.append(lines[0])
-        if lines[0] != f"CONNECT {NAME}:27183 HTTP/1.1":
+        way = self.ways.get(lines[0].removeprefix("CONNECT ").removesuffix(" HTTP/1.1"))
+        if way is None:
             sock.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
             return
         far = self.host.socket()
-        far.connect((self.server, 27183))
+        far.connect(way)
         sock.sendall(b"HTTP/1.1 200 Connection established\r\nVia: nobody\r\n\r\n")
         ends = {sock: far, far: sock}
         while True:
@@ -53,7 +56,7 @@ def main():
     require_lab(report, "proxy")
     with Lab("proxy") as lab:
         mesh = Mesh(lab)
-        c, p = lab.host("c"), lab.host("p")
+        c, p, r = lab.host("c"), lab.host("p"), lab.host("r")
         proxy = Proxy(p, mesh.server_host.address)
         c.run("nft", "table inet only {\n chain out { type filter hook output priority 0;\n"
               f"  oif lo accept; ip daddr {p.address} tcp dport {PORT} accept; drop; }}\n}}")
@@ -93,9 +96,25 @@ def main():
             if tier != "server-relay":
                 raise Failure(f"{tier}, though only the proxy leads out")
 
+        def relay():
+            """Dials to it go through the proxy as well."""
+            proxy.ways[f"{r.address}:{RELAY_PORT}"] = (r.address, RELAY_PORT)
+            mesh.start_agent(r, "-relay", "-bw", "100")
+            mesh.wait_tier(c, "nodeB", "private-relay", within=30)
+            target = c.directory / "again"
+            c.run("curl", "-s", "-m", "50", "-o", target, "http://127.0.0.1:9000/file")
+            if sha(target) != sha(source):
+                raise Failure("the bytes differ")
+            if not any(f"{r.address}:{RELAY_PORT}" in line for line in proxy.asked):
+                raise Failure(f"the proxy was asked for {proxy.asked}")
+            tier = mesh.peer(c, "nodeB")["tier"]
+            if tier != "private-relay":
+                raise Failure(f"on {tier} afterwards")
+
         report.step("a proxy that wants a password", refused)
         if report.step("online through it, its password nowhere to be seen", online):
             report.step("5 MB through the server's relay", download)
+            report.step("and through a node's relay", relay)
         if report.failed:
             lab.show_logs()
     report.finish()

@@ -32,6 +32,11 @@ class Relays(Mesh):
         self.start_agent(self.c, "-relay", "-bw", megabits)
         wait_for("the relay listens", lambda: str(PORT) in self.c.output("ss", "-ltnH"))
 
+    def connections(self):
+        """TCP connections of guests."""
+        return self.c.output(
+            "ss", "-tnH", "state", "established", "sport", "=", f":{PORT}").splitlines()
+
     def tiers(self):
         return [self.peer(self.a, "nodeB")["tier"], self.peer(self.b, "nodeA")["tier"]]
 
@@ -73,6 +78,14 @@ def main():
             if mesh.tiers() != [PRIVATE, PRIVATE]:
                 raise Failure(f"afterwards on {mesh.tiers()}")
             first.finish(slow, within=30)
+            if connections := mesh.connections():
+                raise Failure(f"legs by TCP though UDP passes: {connections}")
+            relay = mesh.status(mesh.c)["relay"]
+            if relay["guests"] != 2 or relay["bytes"] < SIZE:
+                raise Failure(f"the relay says {relay}")
+            words = mesh.c.output(BIN / "martlet", "status")
+            if "Relay: for this token on port 27185, at most 100 Mbit/s: 2 guests" not in words:
+                raise Failure(words)
             return (f"after {taken:.1f} s; 20 MB at {SIZE * 8 / seconds / 1e6:.0f} Mb/s; "
                     "a stream from before the relay is whole")
 
@@ -91,6 +104,50 @@ def main():
             download.finish(slow, within=60)
             return (f"on the server's relay after {left:.1f} s, back {back:.1f} s after the "
                     f"relay listens, longest stall {download.longest:.1f} s, whole")
+
+        def by_tcp_where_udp_is_blocked():
+            """One end's network drops datagrams to the relay."""
+            mesh.agents["c"].kill()
+            mesh.wait_tiers(SERVER, 8)
+            mesh.a.run("nft", "table inet shut {\n chain out { type filter hook output priority 0;\n"
+                       f"  udp dport {PORT} drop; }}\n}}")
+            mesh.fetch_from(9004)
+            mesh.start_relay("100")
+            taken = mesh.wait_tiers(PRIVATE, 20)
+            connections = mesh.connections()
+            mesh.a.run("nft", "delete table inet shut")
+            if len(connections) != 1 or mesh.a.address not in connections[0]:
+                raise Failure(f"legs by TCP: {connections}")
+            return f"after {taken:.1f} s, the other end by UDP"
+
+        def a_tunnel_without_relays():
+            """`--relay never`: it waits for a direct road and says so."""
+            mesh.ztm(mesh.b, "tunnel", "open", "outbound", "tcp/shy", "--targets", "127.0.0.1:8004")
+            mesh.ztm(mesh.a, "tunnel", "open", "inbound", "tcp/shy", "--listen", "127.0.0.1:9200",
+                     "--exits", "nodeB", "--relay", "never", "--policy", "latency")
+            sock = mesh.a.connect(9200, timeout=25)
+            time.sleep(1)
+            why = mesh.a.output(BIN / "martlet", "why", "nodeB")
+            if "policy here: never (tunnel tcp/shy)" not in why or "that wait for a road" not in why:
+                raise Failure(why)
+            started = time.monotonic()
+            try:
+                got = sock.recv(1)
+            except ConnectionResetError:
+                got = b""
+            if got:
+                raise Failure("bytes came through a relay")
+            ended = time.monotonic() - started
+            log = mesh.ztm(mesh.a, "log", "app", "tunnel").stdout.decode()
+            if "policy lets it take" not in log:
+                raise Failure(log)
+            refused = mesh.a.run(
+                BIN / "ztm", "tunnel", "open", "inbound", "tcp/bold", "--listen", "127.0.0.1:9201",
+                "--exits", "nodeB", "--relay", "only", check=False)
+            if refused.returncode == 0 or b"contradicts" not in refused.stderr:
+                raise Failure(f"two that contradict each other: {refused}")
+            mesh.ztm(mesh.a, "tunnel", "close", "inbound", "tcp/shy")
+            return f"refused after {ended:.0f} s, nothing sent"
 
         def strangers_get_nothing():
             """A join that nobody sealed for this relay, garbage, and the wrong token."""
@@ -181,6 +238,8 @@ def main():
 
         report.step("20 MB through a node's relay", through_the_relay)
         report.step("the relay dies under a download, and returns", relay_dies_and_returns)
+        report.step("UDP blocked at one end: its leg is by TCP", by_tcp_where_udp_is_blocked)
+        report.step("a tunnel that goes through no relay", a_tunnel_without_relays)
         report.step("strangers get nothing from a relay", strangers_get_nothing)
         report.step("-bw holds", cap_holds)
         report.step("an app demands the relay", an_app_demands_it)

@@ -296,6 +296,32 @@ import Testing
     #expect(b.pushes.count { if case .pushRelayOffer = $0 { true } else { false } } == 1)
   }
 
+  /// What both ends measured, added up, orders relays of one layer and load.
+  @Test func measuredRoundTripsOrderTheOffers() {
+    let world = World(tokens: [7])
+    let nodes = ["a", "b", "far", "near"].enumerated().map { index, name in
+      TestNode(
+        name, address: Endpoint(IPAddress(198, 51, 100, UInt8(20 + index)), 1),
+        random: &world.random)
+    }
+    for node in nodes { world.bringUp(node) }
+    let (a, b, far, near) = (nodes[0], nodes[1], nodes[2], nodes[3])
+    for relay in [far, near] { world.ask(report(relay, relay: Self.relayReport), from: relay) }
+    for node in [a, b] { world.ask(report(node, relay: nil), from: node) }
+    func told(_ relay: TestNode, _ microseconds: UInt32) -> RelayMeasurement {
+      RelayMeasurement(relay: relay.key.publicKey, microseconds: microseconds)
+    }
+    // Near to one of them is not enough.
+    world.ask(.relayMeasured([told(far, 1_000), told(near, 9_000)]), from: a)
+    world.ask(.relayMeasured([told(far, 30_000), told(near, 9_000)]), from: b)
+    let request = world.ask(.relayNodeRequest(RelayNodeRequest(peer: "b")), from: a)
+    guard case .relayNodeResponse(let grant)? = a.answer(request) else {
+      Issue.record("no answer")
+      return
+    }
+    #expect(grant.offers.map(\.relay) == [near.key.publicKey, far.key.publicKey])
+  }
+
   @Test func aSuperRelayServesBothMeshesAndNeitherSeesTheOther() {
     let world = World(tokens: [7, 8])
     let a = TestNode("a", token: 8, random: &world.random)

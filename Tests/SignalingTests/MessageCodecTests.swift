@@ -58,6 +58,7 @@ enum SampleMessages {
       RelayNodeRequest(
         peer: "nodeB", only: "relayX", exclusions: [key, key],
         measured: [RelayMeasurement(relay: key, microseconds: 12_345)])),
+    .relayMeasured([]), .relayMeasured([RelayMeasurement(relay: key, microseconds: .max)]),
   ]
 
   static let server: [ServerMessage] = [

@@ -46,6 +46,19 @@ private func stream(_ world: World) -> Conversation {
 
 private let seeds: ClosedRange<UInt64> = 1...10
 
+/// Half of them answer by UDP.
+private func kindOfRelay(_ seed: UInt64, isSuper: Bool = false) -> SimulatedRelaySettings {
+  SimulatedRelaySettings(isSuper: isSuper, takesDatagrams: seed % 2 == 0)
+}
+
+/// Addresses of the relays that carry a path between the two, the one in use first.
+private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
+  let paths =
+    world.nodes[node].node?.status(of: world.nodes[1 - node].name, now: world.now)?.paths ?? []
+  return paths.filter { $0.tier.isRelay && $0.tier != .serverRelay && $0.state == .up }
+    .sorted { $0.isPrimary && !$1.isPrimary }.map(\.carrier.remote.address)
+}
+
 @Suite struct RelayStories {
   @Test func aRelayComesDiesAndReturnsUnderAStream() {
     for seed in seeds {
@@ -53,7 +66,7 @@ private let seeds: ClosedRange<UInt64> = 1...10
       world.run(for: .seconds(5))
       let stream = stream(world)
       wait(world, for: "server-relay", within: .seconds(10), seed)
-      world.nodes[2].relaySettings = SimulatedRelaySettings()
+      world.nodes[2].relaySettings = kindOfRelay(seed)
       world.nodes[2].start()
       wait(world, for: "private-relay", within: .seconds(15), seed)
       world.run(for: .seconds(5))
@@ -68,11 +81,34 @@ private let seeds: ClosedRange<UInt64> = 1...10
     }
   }
 
+  /// It is back before anybody has noticed that it was gone: its announcement says
+  /// that places at the former process are void.
+  @Test func aRelayThatIsStartedAnewAtOnceIsUsedAgain() {
+    for seed in seeds {
+      let world = apart(seed, nodes: 3)
+      world.nodes[2].relaySettings = kindOfRelay(seed)
+      world.nodes[2].start()
+      world.run(for: .seconds(5))
+      let stream = stream(world)
+      wait(world, for: "private-relay", within: .seconds(15), seed)
+      for _ in 0..<2 {
+        world.run(for: .seconds(7))
+        world.nodes[2].kill()
+        world.run(for: .milliseconds(400))
+        world.nodes[2].start()
+        world.run(for: .seconds(3))
+        wait(world, for: "private-relay", within: .seconds(10), seed)
+      }
+      #expect(world.run(for: .seconds(150)) { _ in stream.isOver }, "seed \(seed)")
+      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+
   /// Its machine vanishes: nobody's kernel says a word.
   @Test func aRelayVanishesSilently() {
     for seed in seeds {
       let world = apart(seed, nodes: 3)
-      world.nodes[2].relaySettings = SimulatedRelaySettings()
+      world.nodes[2].relaySettings = kindOfRelay(seed)
       world.nodes[2].start()
       world.run(for: .seconds(5))
       let stream = stream(world)
@@ -90,7 +126,7 @@ private let seeds: ClosedRange<UInt64> = 1...10
     for seed in seeds {
       let world = apart(seed, nodes: 4, otherMesh: true)
       world.nodes[2].token = SimulatedServer.otherToken
-      world.nodes[2].relaySettings = SimulatedRelaySettings(isSuper: true)
+      world.nodes[2].relaySettings = kindOfRelay(seed, isSuper: true)
       world.nodes[2].start()
       world.run(for: .seconds(5))
       let stream = stream(world)
@@ -98,7 +134,7 @@ private let seeds: ClosedRange<UInt64> = 1...10
       #expect(
         world.nodes[0].node?.status(of: world.nodes[2].name, now: world.now) == nil,
         "seed \(seed): the meshes see each other")
-      world.nodes[3].relaySettings = SimulatedRelaySettings()
+      world.nodes[3].relaySettings = kindOfRelay(seed)
       world.nodes[3].start()
       wait(world, for: "private-relay", within: .seconds(20), seed)
       world.nodes[3].kill()
@@ -113,7 +149,7 @@ private let seeds: ClosedRange<UInt64> = 1...10
     for seed in seeds {
       let world = apart(seed, nodes: 3, otherMesh: true)
       world.nodes[2].token = SimulatedServer.otherToken
-      world.nodes[2].relaySettings = SimulatedRelaySettings()
+      world.nodes[2].relaySettings = kindOfRelay(seed)
       world.nodes[2].start()
       world.run(for: .seconds(5))
       _ = stream(world)
@@ -128,7 +164,7 @@ private let seeds: ClosedRange<UInt64> = 1...10
       let world = apart(seed, nodes: 4)
       world.network.cut(0, 2)
       for relay in 2...3 {
-        world.nodes[relay].relaySettings = SimulatedRelaySettings()
+        world.nodes[relay].relaySettings = kindOfRelay(seed)
         world.nodes[relay].start()
       }
       world.run(for: .seconds(5))
@@ -141,11 +177,148 @@ private let seeds: ClosedRange<UInt64> = 1...10
     }
   }
 
+  /// The peer's end finds out that a relay cannot be used; ours is told nothing and
+  /// goes to the next one by itself, though the server is away.
+  @Test func theNextRelayOfAGrantNeedsNoServer() {
+    for seed in seeds {
+      let world = apart(seed, nodes: 4)
+      world.network.cut(0, 2)
+      for index in 2...3 {
+        world.nodes[index].relaySettings = kindOfRelay(seed)
+        world.nodes[index].start()
+      }
+      world.run(for: .seconds(5))
+      let stream = stream(world)
+      // Asked for, and then nobody answers any more.
+      world.run(for: .milliseconds(1_500))
+      world.server.kill()
+      wait(world, for: "private-relay", within: .seconds(12), seed)
+      #expect(relays(world).first == world.nodes[3].addresses[0], "seed \(seed)")
+      world.server.start()
+      #expect(world.run(for: .seconds(150)) { _ in stream.isOver }, "seed \(seed)")
+      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+
+  /// Of two relays the nearer one carries, the other one is warm and takes over at
+  /// once; the server's relay is not needed for it.
+  @Test func theNearerRelayCarriesAndTheOtherIsWarm() {
+    for seed in seeds {
+      let world = apart(seed, nodes: 4)
+      for end in 0...1 {
+        world.network.change(end, 2) { $0.delay = .milliseconds(20) }
+        world.network.change(end, 3) { $0.delay = .milliseconds(5) }
+      }
+      for index in 2...3 {
+        world.nodes[index].relaySettings = kindOfRelay(seed)
+        world.nodes[index].start()
+      }
+      world.run(for: .seconds(5))
+      let stream = stream(world)
+      let (far, near) = (world.nodes[2].addresses[0], world.nodes[3].addresses[0])
+      for node in 0...1 {
+        #expect(
+          world.run(for: .seconds(40)) { relays($0, node) == [near, far] },
+          "seed \(seed): \(relays(world, node))")
+      }
+      world.run(for: .seconds(5))
+      world.nodes[3].kill(silently: true)
+      #expect(
+        world.run(for: .seconds(3)) { w in
+          tiers(w) == ["private-relay", "private-relay"]
+            && relays(w, 0).first == far && relays(w, 1).first == far
+        }, "seed \(seed): \(tiers(world)) \(relays(world))")
+      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
+      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+
+  /// Five relays: the server's guess is blind to how far they are from the nodes;
+  /// what both ends measured makes it offer the nearest.
+  @Test func measuredRoundTripsChooseTheRelay() {
+    for seed in seeds {
+      let world = apart(seed, nodes: 6)
+      for index in 2...5 {
+        for end in 0...1 {
+          world.network.change(end, index) {
+            $0.delay = .milliseconds(index == Int(2 + seed % 4) ? 4 : 60)
+          }
+        }
+        world.nodes[index].relaySettings = kindOfRelay(seed)
+        world.nodes[index].start()
+      }
+      world.run(for: .seconds(5))
+      let stream = stream(world)
+      let nearest = world.nodes[Int(2 + seed % 4)].addresses[0]
+      #expect(
+        world.run(for: .seconds(40)) {
+          relays($0).first == nearest && relays($0, 1).first == nearest
+        },
+        "seed \(seed): \(relays(world))")
+      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
+      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+
+  /// A node with a leg by UDP wakes up at another address: the leg proves itself
+  /// from there.
+  @Test func aLegByDatagramsMovesWithItsNode() {
+    for seed in seeds {
+      let world = apart(seed, nodes: 3)
+      world.nodes[2].relaySettings = SimulatedRelaySettings()
+      world.nodes[2].start()
+      world.run(for: .seconds(5))
+      let stream = stream(world)
+      wait(world, for: "private-relay", within: .seconds(15), seed)
+      world.run(for: .seconds(5))
+      world.nodes[0].move(to: [world.freshPublicAddress()])
+      wait(world, for: "private-relay", within: .seconds(10), seed)
+      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
+      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+
+  /// One super relay, pairs of two meshes, and no word of one to the other.
+  @Test func twoMeshesShareASuperRelay() {
+    for seed in seeds {
+      let world = apart(seed, nodes: 5, otherMesh: true)
+      for index in 2...4 { world.nodes[index].token = SimulatedServer.otherToken }
+      world.network.cut(3, 4)
+      world.nodes[2].relaySettings = kindOfRelay(seed, isSuper: true)
+      for index in 2...4 { world.nodes[index].start() }
+      world.run(for: .seconds(5))
+      let first = stream(world)
+      var script = ApplicationScript()
+      script.bytes = 400_000
+      script.chunk = 1_000
+      script.pause = .milliseconds(20)
+      let second = world.converse(near: 3, far: 4, nearScript: script, farScript: script)
+      wait(world, for: "super-relay", within: .seconds(15), seed)
+      #expect(
+        world.run(for: .seconds(15)) { $0.nodes[3].tier(to: $0.nodes[4]) == "super-relay" },
+        "seed \(seed)")
+      for (own, others) in [([0, 1], [2, 3, 4]), ([2, 3, 4], [0, 1])] {
+        for node in own {
+          for other in others {
+            #expect(
+              world.nodes[node].node?.status(of: world.nodes[other].name, now: world.now) == nil,
+              "seed \(seed): \(node) sees \(other)")
+          }
+        }
+      }
+      #expect(
+        world.run(for: .seconds(150)) { _ in first.isOver && second.isOver }, "seed \(seed)")
+      #expect(
+        first.isInOrder && second.isInOrder && world.violations == [],
+        "seed \(seed): \(world.violations)")
+    }
+  }
+
   /// The server is away: the legs stay, and the stream with them.
   @Test func theServerIsNotNeededByLegsThatStand() {
     for seed in seeds {
       let world = apart(seed, nodes: 3)
-      world.nodes[2].relaySettings = SimulatedRelaySettings()
+      world.nodes[2].relaySettings = kindOfRelay(seed)
       world.nodes[2].start()
       world.run(for: .seconds(5))
       let stream = stream(world)
@@ -166,7 +339,7 @@ private let seeds: ClosedRange<UInt64> = 1...10
       let world = apart(seed, nodes: 4)
       world.network.heal(0, 1)
       for relay in 2...3 {
-        world.nodes[relay].relaySettings = SimulatedRelaySettings()
+        world.nodes[relay].relaySettings = kindOfRelay(seed)
         world.nodes[relay].start()
       }
       world.run(for: .seconds(5))
@@ -199,7 +372,7 @@ private let seeds: ClosedRange<UInt64> = 1...10
   @Test func aDirectPathEndsTheLegs() {
     for seed in seeds {
       let world = apart(seed, nodes: 3)
-      world.nodes[2].relaySettings = SimulatedRelaySettings()
+      world.nodes[2].relaySettings = kindOfRelay(seed)
       world.nodes[2].start()
       world.run(for: .seconds(5))
       var script = ApplicationScript()
