@@ -91,7 +91,7 @@ extension CoordinationServer {
     let request = 1 << 31 | connection.echoes
     connection.echoes = (connection.echoes + 1) & 0x7fff_ffff
     connection.echo = (request, now)
-    send(.candidates(session: 0, []), request: request, to: connection)
+    send(.candidates(.none), request: request, to: connection)
   }
 
   private func accept(_ report: ReportBasic, of member: ServerMember, now: Instant) {

@@ -210,6 +210,9 @@ package struct MeetingUpdate: Hashable, Sendable {
     self.nat = nat
     self.isDialling = isDialling
   }
+
+  /// Of no meeting: only its answer is wanted.
+  package static let none = MeetingUpdate(session: 0, candidates: [], nat: .unknown)
 }
 
 /// Welcome: the server's first word after a login that held.

@@ -184,7 +184,7 @@ import Testing
     // question that was not.
     _ = world.ask(.heartbeat, from: far)
     let question = try #require(far.inbox.last { $0.request >= 1 << 31 })
-    #expect(question.message == .candidates(session: 0, []))
+    #expect(question.message == .candidates(.none))
     world.now = world.now + .milliseconds(40)
     world.send(.answer(ok: true, words: ""), request: question.request, from: far)
     world.send(.answer(ok: true, words: ""), request: question.request, from: far)
