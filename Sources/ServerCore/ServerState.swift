@@ -37,8 +37,12 @@ final class ServerConnection {
   /// Relay leg: when it was last asked whether it is there.
   var pinged = Instant.distantPast
   var sharesSent: Instant?
-  /// From the login: shares to confirm. Half of it is the way to the node.
+  /// The shortest seen, from the login (shares to confirm) and of questions since
+  /// then. Half of it is the way to the node.
   var roundTrip = TimeAmount.zero
+  /// The question that is out, and how many there were.
+  var echo: (request: UInt32, sent: Instant)?
+  var echoes: UInt32 = 0
   var messages = TokenBucket(
     ratePerSecond: ServerLimits.messagesPerSecond, burst: ServerLimits.messageBurst)
   var connects = TokenBucket(

@@ -180,6 +180,17 @@ import Testing
     _ = world.meet(near, "far")
     #expect(near.punches.last?.delayMilliseconds == 100)
     #expect(far.punches.last?.delayMilliseconds == 0)
+    // The login was held up by a lost segment: the way is known better after a
+    // question that was not.
+    _ = world.ask(.heartbeat, from: far)
+    let question = try #require(far.inbox.last { $0.request >= 1 << 31 })
+    #expect(question.message == .candidates(session: 0, []))
+    world.now = world.now + .milliseconds(40)
+    world.send(.answer(ok: true, words: ""), request: question.request, from: far)
+    world.send(.answer(ok: true, words: ""), request: question.request, from: far)
+    world.run(.seconds(3))
+    _ = world.meet(near, "far")
+    #expect(near.punches.last?.delayMilliseconds == 20)
   }
 
   @Test func theOperatorMayBringTwoTogether() {
