@@ -112,8 +112,8 @@ extension PeerPaths {
     if punchStart - last >= PathTunables.punchSpan { seriesStart = punchStart }
     punchAgainAt = hasDatagramPath ? .distantFuture : punchStart + nextPunchWait
     note(.punchStarted, .udp(socket: 0, remote: .none), lane: nil, Int64(punchTries), 0, now)
-    for i in records.indices where !records[i].isUp && records[i].isDatagram {
-      begin(i, now: now)
+    for i in records.indices where records[i].isDatagram {
+      if records[i].isUp { reopen(i, now: now) } else { begin(i, now: now) }
     }
     refreshDeadline(now)
   }
@@ -127,16 +127,30 @@ extension PeerPaths {
       !isOnOurLink(records[i].carrier.remote.address)
     {
       let start = max(now, punchStart)
-      let isUnderWay = openers.contains { $0.carrier == records[i].carrier }
-      if !isUnderWay, openers.count + PathTunables.openers.count <= PathLimits.pendingOpeners {
-        for offset in PathTunables.openers {
-          openers.append(PendingOpener(carrier: records[i].carrier, at: start + offset))
-        }
-      }
+      planOpeners(i, at: start)
       if records[i].isBehindNAT { records[i].earliestPing = start + PathTunables.openerLead }
       if hasSession, !hasDatagramPath { planGuess(i, now: now) }
     }
     startRound(i, now: now)
+  }
+
+  private mutating func planOpeners(_ i: Int, at start: Instant) {
+    guard !openers.contains(where: { $0.carrier == records[i].carrier }),
+      openers.count + PathTunables.openers.count <= PathLimits.pendingOpeners
+    else { return }
+    for offset in PathTunables.openers {
+      openers.append(
+        PendingOpener(carrier: records[i].carrier, at: start + offset, isOfPath: records[i].isUp))
+    }
+  }
+
+  /// A path that we think is up, silent for a while: the peer may have lost it,
+  /// because our router has shut the hole behind us. Its pings must find it open.
+  private mutating func reopen(_ i: Int, now: Instant) {
+    guard now - records[i].lastHeard >= PathTunables.lightQuiet, !localNAT.isOpen,
+      !isOnOurLink(records[i].carrier.remote.address)
+    else { return }
+    planOpeners(i, at: max(now, punchStart))
   }
 
   /// Asked between agreed starts, a NAT would be spoilt for the next one: the
@@ -178,7 +192,9 @@ extension PeerPaths {
   package mutating func pollOpener(budget: inout ProbeBudget, now: Instant) -> PathProbe? {
     while let position = openers.firstIndex(where: { $0.at <= now }) {
       let opener = openers.remove(at: position)
-      guard let i = index(of: opener.carrier), !records[i].isUp else { continue }
+      guard let i = index(of: opener.carrier), opener.isOfPath || !records[i].isUp else {
+        continue
+      }
       guard maySend(i, bytes: PathTunables.openerBytes, budget: &budget, now: now) == .yes else {
         counters.openersWithheld &+= 1
         continue

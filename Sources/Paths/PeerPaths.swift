@@ -69,6 +69,7 @@ package struct PeerPaths: Sendable {
   struct PendingOpener: Sendable {
     var carrier: Carrier
     var at: Instant
+    var isOfPath: Bool
   }
   var openers: [PendingOpener] = []
   /// The start both ends agreed on.

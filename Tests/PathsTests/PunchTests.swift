@@ -138,6 +138,31 @@ private struct End {
   #expect(targets(isLate: true) == [relay, reflexive])
 }
 
+/// The peer has lost a path that we believe in: our router has shut our hole.
+@Test func anAgreedStartReopensAPathThatWentSilent() {
+  var end = End(seed: 16)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.meet()
+  end.run(for: .milliseconds(200))
+  end.paths.received(from: reflexive, bytes: 64, carriesData: false, now: end.now)
+  end.answerLastPing(through: reflexive)
+  #expect(end.paths.hasDatagramPath)
+  // Heard a moment ago, it needs nothing.
+  end.sent.removeAll()
+  end.paths.punch(at: end.now, now: end.now)
+  end.drain()
+  #expect(end.sent.allSatisfy { $0.probe.message != nil })
+  // An idle path is asked every second or later.
+  end.now += .milliseconds(1_500)
+  end.sent.removeAll()
+  let agreed = end.now + .milliseconds(20)
+  end.paths.punch(at: agreed, now: end.now)
+  end.run(for: .milliseconds(100))
+  let opened = end.sent.filter { $0.probe.carrier == reflexive && $0.probe.message == nil }
+  #expect(opened.map { $0.at - agreed } == [.zero, .milliseconds(40)])
+  #expect(opened.allSatisfy { $0.probe.timeToLive == 2 })
+}
+
 /// A rekeying every two minutes would keep a mapping of ours open, and its port
 /// away from what the peer predicts.
 @Test func initiationsKeepNoMappingOpenThatNobodyCanGuess() {
