@@ -257,6 +257,7 @@ package final class Node {
     if let at = peer.evictions.stateAt, peer.isConnected { next = min(next, at) }
     if let at = peer.initiateAt { next = min(next, at) }
     if let at = peer.meetAt { next = min(next, at) }
+    if let at = rekeyAt(of: peer) { next = min(next, at) }
     if let dead = peer.deadSince {
       if peer.mux.openStreamCount > 0, !peer.hasLingered {
         next = min(next, dead + linger(since: dead))
@@ -283,6 +284,15 @@ package final class Node {
     settle(now: now)
   }
 
+  /// New keys in time for a session that is kept but says nothing: its pings may
+  /// be further apart than the 60 s in which a packet would ask for them.
+  private func rekeyAt(of peer: Peer) -> Instant? {
+    guard !peer.isStock, peer.isConnected, !peer.paths.isLetGo,
+      let current = keeper.currentKeypair(peer.handle)?.rawValue, current != peer.rekeyed
+    else { return nil }
+    return keeper.rekeyAt(peer.handle)
+  }
+
   private func advance(_ peer: Peer, now: Instant) {
     if peer.mux.nextDeadline <= now {
       peer.mux.advance(to: now)
@@ -301,6 +311,10 @@ package final class Node {
       // What it was wanted for may have come meanwhile.
       let isMet = peer.paths.hasDatagramPath && (peer.channel != 0 || leg == nil)
       if !isMet { meet(peer, now: now) }
+    }
+    if let at = rekeyAt(of: peer), at <= now {
+      peer.rekeyed = keeper.currentKeypair(peer.handle)?.rawValue
+      keeper.initiate(peer.handle, now: now)
     }
     if let at = peer.evictions.stateAt, at <= now { touch(peer) }
     if let at = peer.initiateAt, at <= now {

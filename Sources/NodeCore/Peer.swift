@@ -55,6 +55,8 @@ final class Peer {
 
   // Meeting
   var meeting = Meeting.none
+  /// The keypair that was followed by another without a packet asking for it.
+  var rekeyed: UInt64?
   var lastAsked = Instant.distantPast
   /// A meeting that waits for STUN's answer.
   var meetAt: Instant?

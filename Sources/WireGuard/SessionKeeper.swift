@@ -263,6 +263,9 @@ package final class SessionKeeper {
   /// The keypair `seal` would use.
   package func currentKeypair(_ handle: PeerHandle) -> KeypairID? { find(handle)?.current?.id }
 
+  /// From when on a packet sent would bring new keys; nil without keys.
+  package func rekeyAt(_ handle: PeerHandle) -> Instant? { find(handle)?.current?.rekeyAt }
+
   /// Whether an initiation of ours is out or about to be.
   package func isInitiating(_ handle: PeerHandle) -> Bool { find(handle)?.wanted ?? false }
 

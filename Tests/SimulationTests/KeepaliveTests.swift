@@ -88,6 +88,10 @@ import Testing
     if environment("KEEPALIVE_PRINT") != nil {
       print("an hour of an idle session: 25 s \(short.bytes) bytes, long \(long.bytes) bytes")
     }
+    for seed: UInt64 in 12...17 {
+      // Nor do its keys run out between two pings.
+      #expect(live(.portRestricted, forgetsAfter: .seconds(300), seed: seed).losses == 0)
+    }
     #expect(long.losses == 0)
     #expect(long.intervals.allSatisfy { $0 == .seconds(100) })
     // What is left is mostly WireGuard's new keys every 120 s.
