@@ -87,7 +87,7 @@ package struct NodeSettings: Sendable {
   /// `-relay-policy`.
   package var relayPolicies: [PeerRelayPolicy] = []
   /// The controller of what this node sends over UDP and through relays
-  /// (docs/decisions/0027-congestion-control.md).
+  /// (docs/decisions/0026-congestion-control.md).
   package var congestion = CongestionAlgorithm.cubic
   /// Guess the ports of NATs that map anew for every address.
   package var guessesPorts = true
