@@ -51,6 +51,25 @@ private func kindOfRelay(_ seed: UInt64, isSuper: Bool = false) -> SimulatedRela
   SimulatedRelaySettings(isSuper: isSuper, takesDatagrams: seed % 2 == 0)
 }
 
+private func startRelays(_ nodes: Int..., of world: World, _ seed: UInt64) {
+  for index in nodes {
+    world.nodes[index].relaySettings = kindOfRelay(seed)
+    world.nodes[index].start()
+  }
+}
+
+/// To its last byte, in order, and nothing forbidden happened meanwhile.
+private func endsWell(
+  _ stream: Conversation, in world: World, within: TimeAmount, _ seed: UInt64,
+  sourceLocation: SourceLocation = #_sourceLocation
+) {
+  #expect(
+    world.run(for: within) { _ in stream.isOver }, "seed \(seed)", sourceLocation: sourceLocation)
+  #expect(
+    stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)",
+    sourceLocation: sourceLocation)
+}
+
 /// Addresses of the relays that carry a path between the two, the one in use first.
 private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
   let paths =
@@ -66,8 +85,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
       world.run(for: .seconds(5))
       let stream = stream(world)
       wait(world, for: "server-relay", within: .seconds(10), seed)
-      world.nodes[2].relaySettings = kindOfRelay(seed)
-      world.nodes[2].start()
+      startRelays(2, of: world, seed)
       wait(world, for: "private-relay", within: .seconds(15), seed)
       world.run(for: .seconds(5))
       world.nodes[2].kill()
@@ -76,8 +94,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
       world.nodes[2].start()
       wait(world, for: "private-relay", within: .seconds(20), seed)
       #expect(!stream.isOver, "seed \(seed)")
-      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
-      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+      endsWell(stream, in: world, within: .seconds(120), seed)
     }
   }
 
@@ -86,8 +103,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
   @Test func aRelayThatIsStartedAnewAtOnceIsUsedAgain() {
     for seed in seeds {
       let world = apart(seed, nodes: 3)
-      world.nodes[2].relaySettings = kindOfRelay(seed)
-      world.nodes[2].start()
+      startRelays(2, of: world, seed)
       world.run(for: .seconds(5))
       let stream = stream(world)
       wait(world, for: "private-relay", within: .seconds(15), seed)
@@ -99,8 +115,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
         world.run(for: .seconds(3))
         wait(world, for: "private-relay", within: .seconds(10), seed)
       }
-      #expect(world.run(for: .seconds(150)) { _ in stream.isOver }, "seed \(seed)")
-      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+      endsWell(stream, in: world, within: .seconds(150), seed)
     }
   }
 
@@ -108,15 +123,13 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
   @Test func aRelayVanishesSilently() {
     for seed in seeds {
       let world = apart(seed, nodes: 3)
-      world.nodes[2].relaySettings = kindOfRelay(seed)
-      world.nodes[2].start()
+      startRelays(2, of: world, seed)
       world.run(for: .seconds(5))
       let stream = stream(world)
       wait(world, for: "private-relay", within: .seconds(15), seed)
       world.nodes[2].kill(silently: true)
       wait(world, for: "server-relay", within: .seconds(5), seed)
-      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
-      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+      endsWell(stream, in: world, within: .seconds(120), seed)
     }
   }
 
@@ -134,13 +147,11 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
       #expect(
         world.nodes[0].node?.status(of: world.nodes[2].name, now: world.now) == nil,
         "seed \(seed): the meshes see each other")
-      world.nodes[3].relaySettings = kindOfRelay(seed)
-      world.nodes[3].start()
+      startRelays(3, of: world, seed)
       wait(world, for: "private-relay", within: .seconds(20), seed)
       world.nodes[3].kill()
       wait(world, for: "super-relay", within: .seconds(20), seed)
-      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
-      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+      endsWell(stream, in: world, within: .seconds(120), seed)
     }
   }
 
@@ -149,8 +160,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
     for seed in seeds {
       let world = apart(seed, nodes: 3, otherMesh: true)
       world.nodes[2].token = SimulatedServer.otherToken
-      world.nodes[2].relaySettings = kindOfRelay(seed)
-      world.nodes[2].start()
+      startRelays(2, of: world, seed)
       world.run(for: .seconds(5))
       _ = stream(world)
       world.run(for: .seconds(20))
@@ -163,17 +173,13 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
     for seed in seeds {
       let world = apart(seed, nodes: 4)
       world.network.cut(0, 2)
-      for relay in 2...3 {
-        world.nodes[relay].relaySettings = kindOfRelay(seed)
-        world.nodes[relay].start()
-      }
+      startRelays(2, 3, of: world, seed)
       world.run(for: .seconds(5))
       let stream = stream(world)
       wait(world, for: "private-relay", within: .seconds(60), seed)
       let used = world.nodes[0].node?.status(of: world.nodes[1].name, now: world.now)?.address
       #expect(used?.address == world.nodes[3].addresses[0], "seed \(seed)")
-      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
-      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+      endsWell(stream, in: world, within: .seconds(120), seed)
     }
   }
 
@@ -183,10 +189,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
     for seed in seeds {
       let world = apart(seed, nodes: 4)
       world.network.cut(0, 2)
-      for index in 2...3 {
-        world.nodes[index].relaySettings = kindOfRelay(seed)
-        world.nodes[index].start()
-      }
+      startRelays(2, 3, of: world, seed)
       world.run(for: .seconds(5))
       let stream = stream(world)
       // Asked for, and then nobody answers any more.
@@ -195,8 +198,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
       wait(world, for: "private-relay", within: .seconds(12), seed)
       #expect(relays(world).first == world.nodes[3].addresses[0], "seed \(seed)")
       world.server.start()
-      #expect(world.run(for: .seconds(150)) { _ in stream.isOver }, "seed \(seed)")
-      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+      endsWell(stream, in: world, within: .seconds(150), seed)
     }
   }
 
@@ -209,10 +211,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
         world.network.change(end, 2) { $0.delay = .milliseconds(20) }
         world.network.change(end, 3) { $0.delay = .milliseconds(5) }
       }
-      for index in 2...3 {
-        world.nodes[index].relaySettings = kindOfRelay(seed)
-        world.nodes[index].start()
-      }
+      startRelays(2, 3, of: world, seed)
       world.run(for: .seconds(5))
       let stream = stream(world)
       let (far, near) = (world.nodes[2].addresses[0], world.nodes[3].addresses[0])
@@ -228,8 +227,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
           tiers(w) == ["private-relay", "private-relay"]
             && relays(w, 0).first == far && relays(w, 1).first == far
         }, "seed \(seed): \(tiers(world)) \(relays(world))")
-      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
-      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+      endsWell(stream, in: world, within: .seconds(120), seed)
     }
   }
 
@@ -255,8 +253,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
           relays($0).first == nearest && relays($0, 1).first == nearest
         },
         "seed \(seed): \(relays(world))")
-      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
-      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+      endsWell(stream, in: world, within: .seconds(120), seed)
     }
   }
 
@@ -273,8 +270,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
       world.run(for: .seconds(5))
       world.nodes[0].move(to: [world.freshPublicAddress()])
       wait(world, for: "private-relay", within: .seconds(10), seed)
-      #expect(world.run(for: .seconds(120)) { _ in stream.isOver }, "seed \(seed)")
-      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+      endsWell(stream, in: world, within: .seconds(120), seed)
     }
   }
 
@@ -318,8 +314,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
   @Test func theServerIsNotNeededByLegsThatStand() {
     for seed in seeds {
       let world = apart(seed, nodes: 3)
-      world.nodes[2].relaySettings = kindOfRelay(seed)
-      world.nodes[2].start()
+      startRelays(2, of: world, seed)
       world.run(for: .seconds(5))
       let stream = stream(world)
       wait(world, for: "private-relay", within: .seconds(15), seed)
@@ -327,8 +322,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
       world.run(for: .seconds(20))
       #expect(tiers(world) == ["private-relay", "private-relay"], "seed \(seed)")
       world.server.start()
-      #expect(world.run(for: .seconds(150)) { _ in stream.isOver }, "seed \(seed)")
-      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+      endsWell(stream, in: world, within: .seconds(150), seed)
     }
   }
 
@@ -338,10 +332,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
     for seed in seeds {
       let world = apart(seed, nodes: 4)
       world.network.heal(0, 1)
-      for relay in 2...3 {
-        world.nodes[relay].relaySettings = kindOfRelay(seed)
-        world.nodes[relay].start()
-      }
+      startRelays(2, 3, of: world, seed)
       world.run(for: .seconds(5))
       var script = ApplicationScript()
       script.bytes = 2_000_000
@@ -363,8 +354,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
       #expect(tiers(world) == ["private-relay", "private-relay"], "seed \(seed)")
       try world.nodes[0].setApps([])
       wait(world, for: "udp-direct", within: .seconds(60), seed)
-      #expect(world.run(for: .seconds(200)) { _ in stream.isOver }, "seed \(seed)")
-      #expect(stream.isInOrder && world.violations == [], "seed \(seed): \(world.violations)")
+      endsWell(stream, in: world, within: .seconds(200), seed)
     }
   }
 
@@ -372,8 +362,7 @@ private func relays(_ world: World, _ node: Int = 0) -> [IPAddress] {
   @Test func aDirectPathEndsTheLegs() {
     for seed in seeds {
       let world = apart(seed, nodes: 3)
-      world.nodes[2].relaySettings = kindOfRelay(seed)
-      world.nodes[2].start()
+      startRelays(2, of: world, seed)
       world.run(for: .seconds(5))
       var script = ApplicationScript()
       script.bytes = 1_000_000
