@@ -66,12 +66,13 @@ def namespace(name):
     full = f"mb{os.getpid()}{name}"
     subprocess.run(["ip", "netns", "add", full], check=True)
     _namespaces.append(full)
-    subprocess.run(["ip", "-n", full, "link", "set", "lo", "up"], check=True)
+    subprocess.run(within(full, ["ip", "link", "set", "lo", "up"]), check=True)
     return full
 
 
 def within(space, command):
-    return ["ip", "netns", "exec", space, *command] if space else list(command)
+    """Unlike `ip netns exec` this works in a plain chroot too, whose / is no mount point."""
+    return ["nsenter", f"--net=/run/netns/{space}", *command] if space else list(command)
 
 
 def start(command, space=None, log=None, environment=None, **more):

@@ -38,8 +38,9 @@ package final class LiveLab {
   func perform(_ step: LabStep) throws(LabFailure) {
     switch step {
     case .ip(let namespace, let lines):
-      let command = ["ip"] + (namespace.map { ["-n", $0] } ?? []) + ["-batch", "-"]
-      let result = try workshop.run(command, input: lines.joined(separator: "\n") + "\n")
+      // Not `ip -n`, which fails where / is no mount point (a plain chroot).
+      let result = try workshop.run(
+        ["ip", "-batch", "-"], in: namespace, input: lines.joined(separator: "\n") + "\n")
       guard result.status == 0 else {
         throw .failed("ip (\(namespace ?? "host")): \(result.error)")
       }

@@ -13,7 +13,7 @@ package import NAT
 
 /// One thing to do; `namespace` is the full name.
 package enum LabStep: Hashable, Sendable {
-  /// Lines for `ip -batch -`, with `-n` when a namespace is given.
+  /// Lines for `ip -batch -`, inside a namespace when one is given.
   case ip(namespace: String?, lines: [String])
   /// A key below /proc/sys/, with slashes. One below net/bridge/ is left out
   /// where the kernel has no filtering of bridges.

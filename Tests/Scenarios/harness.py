@@ -95,6 +95,12 @@ class Process:
         return self.log.read_bytes()[self.begins:].decode(errors="replace")
 
 
+def inside(namespace, *command):
+    """The words that run a command there; unlike `ip netns exec` and `ip -n` they
+    work in a plain chroot too, whose / is no mount point."""
+    return ["nsenter", f"--net=/run/netns/{namespace}", *command]
+
+
 class Host:
     """One machine: a namespace, or the machine itself when the lab has none."""
 
@@ -107,7 +113,7 @@ class Host:
     def wrap(self, arguments):
         arguments = [str(a) for a in arguments]
         if self.namespace:
-            return ["ip", "netns", "exec", self.namespace, *arguments]
+            return inside(self.namespace, *arguments)
         return arguments
 
     def environment(self, extra):
@@ -239,7 +245,7 @@ class Lab:
         self.hosts, self.processes, self.made = {}, [], []
         if self.namespaces:
             self.make(self.prefix + "net")
-            switch = ["ip", "-n", self.prefix + "net"]
+            switch = inside(self.prefix + "net", "ip")
             self.ip(*switch, "link", "add", "br0", "type", "bridge")
             self.ip(*switch, "link", "set", "br0", "up")
 
@@ -250,9 +256,7 @@ class Lab:
             return False
         if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode != 0:
             return False
-        # Making one is not enough: where / is no mount point (a plain chroot)
-        # nothing can be run inside.
-        works = subprocess.run(["ip", "netns", "exec", name, "true"], capture_output=True)
+        works = subprocess.run(inside(name, "true"), capture_output=True)
         subprocess.run(["ip", "netns", "del", name], capture_output=True)
         return works.returncode == 0
 
@@ -265,7 +269,7 @@ class Lab:
     def make(self, name):
         self.ip("ip", "netns", "add", name)
         self.made.append(name)
-        self.ip("ip", "-n", name, "link", "set", "lo", "up")
+        self.ip(*inside(name), "ip", "link", "set", "lo", "up")
 
     def host(self, name):
         number = len(self.hosts) + 2
@@ -279,12 +283,12 @@ class Lab:
     def plug(self, host, device, number):
         """One more interface of a machine at the switch; its address."""
         net, port = self.prefix + "net", f"p{number}"
-        self.ip("ip", "-n", net, "link", "add", port, "type", "veth", "peer", "name", device,
+        self.ip(*inside(net), "ip", "link", "add", port, "type", "veth", "peer", "name", device,
                 "netns", host.namespace)
-        self.ip("ip", "-n", net, "link", "set", port, "master", "br0", "up")
-        inside = ["ip", "-n", host.namespace]
-        self.ip(*inside, "addr", "add", f"10.77.0.{number}/24", "dev", device)
-        self.ip(*inside, "link", "set", device, "up")
+        self.ip(*inside(net), "ip", "link", "set", port, "master", "br0", "up")
+        there = inside(host.namespace, "ip")
+        self.ip(*there, "addr", "add", f"10.77.0.{number}/24", "dev", device)
+        self.ip(*there, "link", "set", device, "up")
         return f"10.77.0.{number}"
 
     def __enter__(self):

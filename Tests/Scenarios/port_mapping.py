@@ -17,7 +17,7 @@ import threading
 import time
 import xml.sax.saxutils
 
-from harness import BIN, Failure, Host, Lab, Report, enter_namespaces, wait_for
+from harness import BIN, Failure, Host, Lab, Report, enter_namespaces, inside, wait_for
 
 TOKEN = "12345678"
 PORT = 27321
@@ -68,17 +68,17 @@ class Home:
         net = lab.prefix + "net"
         for host in (self.router, self.home, self.second):
             name = "lan" if host is self.router else "eth0"
-            ip("ip", "-n", net, "link", "add", "h" + host.name, "type", "veth", "peer", "name",
+            ip(*inside(net), "ip", "link", "add", "h" + host.name, "type", "veth", "peer", "name",
                name, "netns", host.namespace)
-            ip("ip", "-n", net, "link", "set", "h" + host.name, "master", "br0", "up")
-            inside = ["ip", "-n", host.namespace]
-            ip(*inside, "addr", "add", f"{host.address}/24", "dev", name)
-            ip(*inside, "link", "set", name, "up")
-        ip("ip", "-n", self.out.namespace, "link", "add", "eth0", "type", "veth", "peer", "name",
+            ip(*inside(net), "ip", "link", "set", "h" + host.name, "master", "br0", "up")
+            there = inside(host.namespace, "ip")
+            ip(*there, "addr", "add", f"{host.address}/24", "dev", name)
+            ip(*there, "link", "set", name, "up")
+        ip(*inside(self.out.namespace), "ip", "link", "add", "eth0", "type", "veth", "peer", "name",
            "wan", "netns", self.router.namespace)
         for host, name, address in ((self.out, "eth0", "52.0.0.9"), (self.router, "wan", "52.0.0.1")):
-            ip("ip", "-n", host.namespace, "addr", "add", f"{address}/24", "dev", name)
-            ip("ip", "-n", host.namespace, "link", "set", name, "up")
+            ip(*inside(host.namespace), "ip", "addr", "add", f"{address}/24", "dev", name)
+            ip(*inside(host.namespace), "ip", "link", "set", name, "up")
         for key in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
             self.router.run("sysctl", "-qw", f"net.{key}=1")
         self.default_route()
@@ -94,14 +94,14 @@ class Home:
         return host
 
     def default_route(self):
-        Lab.ip("ip", "-n", self.home.namespace, "route", "replace", "default", "via",
+        Lab.ip(*inside(self.home.namespace), "ip", "route", "replace", "default", "via",
                self.router.address, "dev", "eth0", "onlink")
 
     def move(self, address):
         """The home's machine gets another address, as by DHCP."""
-        inside = ["ip", "-n", self.home.namespace]
-        Lab.ip(*inside, "-4", "addr", "flush", "dev", "eth0")
-        Lab.ip(*inside, "addr", "add", f"{address}/24", "dev", "eth0")
+        there = inside(self.home.namespace, "ip")
+        Lab.ip(*there, "-4", "addr", "flush", "dev", "eth0")
+        Lab.ip(*there, "addr", "add", f"{address}/24", "dev", "eth0")
         self.default_route()
 
     def start_daemon(self, natpmp=True, upnp=False, lifetime=3600, more=()):
@@ -514,7 +514,7 @@ def main():
         def pinhole():
             """IPv6 through a link-local gateway: no translation, only a firewall."""
             def ip(host, *words):
-                return Lab.ip("ip", "-n", host.namespace, *words)
+                return Lab.ip(*inside(host.namespace), "ip", *words)
             for host, name, address in (
                     (home.out, "eth0", "2001:db8:52::9"), (home.router, "wan", "2001:db8:52::1"),
                     (home.router, "lan", "2001:db8:7::1"), (home.home, "eth0", "2001:db8:7::20")):
