@@ -5,37 +5,23 @@
 /// that avoid the lane in use are parked until another is.
 
 #if canImport(Bytes)
-import Bytes
+  import Bytes
 #endif
 
 extension MuxCore {
   // MARK: Data
 
   private mutating func append(_ slot: Int, to queue: MuxStream.Queue) {
-    let tail: Int32
-    switch queue {
-    case .none: return
-    case .fresh: (tail, fresh.tail) = (fresh.tail, Int32(slot))
-    case .old: (tail, old.tail) = (old.tail, Int32(slot))
-    case .blocked: (tail, blocked.tail) = (blocked.tail, Int32(slot))
-    case .urgent: (tail, urgent.tail) = (urgent.tail, Int32(slot))
-    case .parked: (tail, parked.tail) = (parked.tail, Int32(slot))
-    }
+    let tail = lines[queue].tail
     streams[slot].queue = queue
     streams[slot].previous = tail
     streams[slot].next = -1
     if tail >= 0 {
       streams[Int(tail)].next = Int32(slot)
     } else {
-      switch queue {
-      case .none: break
-      case .fresh: fresh.head = Int32(slot)
-      case .old: old.head = Int32(slot)
-      case .blocked: blocked.head = Int32(slot)
-      case .urgent: urgent.head = Int32(slot)
-      case .parked: parked.head = Int32(slot)
-      }
+      lines[queue].head = Int32(slot)
     }
+    lines[queue].tail = Int32(slot)
   }
 
   mutating func unschedule(_ slot: Int) {
@@ -43,26 +29,8 @@ extension MuxCore {
     guard queue != .none else { return }
     let previous = streams[slot].previous
     let next = streams[slot].next
-    if previous >= 0 { streams[Int(previous)].next = next }
-    if next >= 0 { streams[Int(next)].previous = previous }
-    switch queue {
-    case .none: break
-    case .fresh:
-      if previous < 0 { fresh.head = next }
-      if next < 0 { fresh.tail = previous }
-    case .old:
-      if previous < 0 { old.head = next }
-      if next < 0 { old.tail = previous }
-    case .blocked:
-      if previous < 0 { blocked.head = next }
-      if next < 0 { blocked.tail = previous }
-    case .urgent:
-      if previous < 0 { urgent.head = next }
-      if next < 0 { urgent.tail = previous }
-    case .parked:
-      if previous < 0 { parked.head = next }
-      if next < 0 { parked.tail = previous }
-    }
+    if previous >= 0 { streams[Int(previous)].next = next } else { lines[queue].head = next }
+    if next >= 0 { streams[Int(next)].previous = previous } else { lines[queue].tail = previous }
     streams[slot].queue = .none
   }
 
@@ -105,8 +73,8 @@ extension MuxCore {
   mutating func turn(to marks: LaneMarks) {
     guard marks != marksInUse else { return }
     marksInUse = marks
-    while parked.head >= 0 {
-      let slot = Int(parked.head)
+    while lines[.parked].head >= 0 {
+      let slot = Int(lines[.parked].head)
       unschedule(slot)
       append(slot, to: line(slot))
     }
@@ -119,10 +87,11 @@ extension MuxCore {
   mutating func nextSlot(quantum: Int) -> Int? {
     while true {
       let isUrgent =
-        !urgent.isEmpty
-        && (urgentRun < MuxTuning.urgentTurns * quantum || fresh.isEmpty && old.isEmpty)
-      let isFresh = !isUrgent && !fresh.isEmpty
-      let head = isUrgent ? urgent.head : isFresh ? fresh.head : old.head
+        !lines[.urgent].isEmpty
+        && (urgentRun < MuxTuning.urgentTurns * quantum
+          || lines[.fresh].isEmpty && lines[.old].isEmpty)
+      let isFresh = !isUrgent && !lines[.fresh].isEmpty
+      let head = isUrgent ? lines[.urgent].head : isFresh ? lines[.fresh].head : lines[.old].head
       guard head >= 0 else { return nil }
       let slot = Int(head)
       guard streams[slot].hasData else {
@@ -143,7 +112,8 @@ extension MuxCore {
         continue
       }
       if streams[slot].deficit <= 0 {
-        streams[slot].deficit += streams[slot].priority == .background
+        streams[slot].deficit +=
+          streams[slot].priority == .background
           ? max(1, quantum / MuxTuning.backgroundPart) : quantum
         unschedule(slot)
         append(slot, to: line(slot))
@@ -155,8 +125,8 @@ extension MuxCore {
 
   /// The session has credit again.
   mutating func unblockAll() {
-    while blocked.head >= 0 {
-      let slot = Int(blocked.head)
+    while lines[.blocked].head >= 0 {
+      let slot = Int(lines[.blocked].head)
       unschedule(slot)
       append(slot, to: line(slot))
     }
@@ -194,7 +164,8 @@ extension MuxCore {
 
   /// Something besides acknowledgements could be written.
   var hasSendable: Bool {
-    !control.isEmpty || !urgent.isEmpty || !fresh.isEmpty || !old.isEmpty || sessionCreditPending
+    !control.isEmpty || !lines[.urgent].isEmpty || !lines[.fresh].isEmpty || !lines[.old].isEmpty
+      || sessionCreditPending
       || !datagramQueue.isEmpty
   }
 }

@@ -3,7 +3,7 @@
 /// the session, queues of the scheduler. Aspects are in `MuxCore+….swift`.
 
 #if canImport(Bytes)
-import Bytes
+  import Bytes
 #endif
 
 struct MuxCore {
@@ -30,11 +30,7 @@ struct MuxCore {
 
   // Scheduler: streams with data, deficit round robin with a head start for
   // those that were idle; streams with states to send.
-  var fresh = SlotList()
-  var old = SlotList()
-  var blocked = SlotList()
-  var urgent = SlotList()
-  var parked = SlotList()
+  var lines = StreamLines()
   /// Bytes of urgent streams since another one had a turn.
   var urgentRun = 0
   /// Of the lane that data leaves on.
@@ -200,4 +196,14 @@ struct SlotList {
   var head: Int32 = -1
   var tail: Int32 = -1
   var isEmpty: Bool { head < 0 }
+}
+
+/// The lists of the scheduler, by name.
+struct StreamLines {
+  private var lists = InlineArray<6, SlotList>(repeating: SlotList())
+
+  subscript(queue: MuxStream.Queue) -> SlotList {
+    get { lists[Int(queue.rawValue)] }
+    set { lists[Int(queue.rawValue)] = newValue }
+  }
 }
