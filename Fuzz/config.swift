@@ -1,4 +1,4 @@
-// sources: Bytes Tunnels Crypto CommandLine HTTP -HTTP/SHA1.swift -HTTP/WebSocketHandshake.swift
+// sources: Bytes NAT Tunnels Crypto CommandLine HTTP
 // config.json as people, OpenP2P and an attacker's push may write it, and
 // command lines. What was read and saved must read the same again.
 #if canImport(Bytes)

@@ -4,6 +4,7 @@
 #if canImport(Bytes)
   import Bytes
   import Crypto
+  import HTTP
   package import Tunnels
 #endif
 
@@ -192,38 +193,5 @@ package enum MartletTable {
     }
     let token = token(user: parsed.positionals[0], password: parsed.positionals[1])
     return CommandExit(status: ExitStatus.success, output: "\(token)\n")
-  }
-}
-
-/// RFC 4648 §4, with padding, canonical only.
-enum Base64 {
-  static func decode(_ text: String) -> [UInt8]? {
-    let bytes = Array(text.utf8)
-    guard bytes.count % 4 == 0, !bytes.isEmpty else { return nil }
-    let padding = bytes.reversed().prefix { $0 == UInt8(ascii: "=") }.count
-    guard padding <= 2 else { return nil }
-    var result: [UInt8] = []
-    var buffer: UInt32 = 0
-    var bits = 0
-    for byte in bytes.dropLast(padding) {
-      let value: UInt32
-      switch byte {
-      case 65...90: value = UInt32(byte) - 65
-      case 97...122: value = UInt32(byte) - 71
-      case 48...57: value = UInt32(byte) + 4
-      case UInt8(ascii: "+"): value = 62
-      case UInt8(ascii: "/"): value = 63
-      default: return nil
-      }
-      buffer = buffer << 6 | value
-      bits += 6
-      if bits >= 8 {
-        bits -= 8
-        result.append(UInt8(truncatingIfNeeded: buffer >> UInt32(bits)))
-      }
-    }
-    // Left-over bits must be zero: one text per key.
-    guard buffer & ((1 << UInt32(bits)) - 1) == 0 else { return nil }
-    return result
   }
 }

@@ -2,7 +2,9 @@
 /// The codes are NAT's; here they become sentences for people, once, for the
 /// agent's API and every command.
 
-package import NAT
+#if canImport(NAT)
+  package import NAT
+#endif
 
 package enum NetworkText {
   package static func words(_ verdict: PathVerdict) -> String {
