@@ -76,6 +76,9 @@ package enum PathLimits {
   /// learnt where its allocator stands.
   package static let predictedBefore = 32
   package static let guessRounds = 2
+  /// Of `probesPerAddress`, behind a NAT kept for openers: two pairs' at one
+  /// moment, or one of each of four.
+  package static let openersPerAddress = 4
   /// Openers waiting for their moment.
   package static let pendingOpeners = 64
 }

@@ -188,14 +188,19 @@ extension PeerPaths {
     return next
   }
 
-  /// An opener that is due; it needs no keys.
+  /// An opener that is due; it needs no keys. Where the peer will come from
+  /// another port it takes the room of others, if there is some.
   package mutating func pollOpener(budget: inout ProbeBudget, now: Instant) -> PathProbe? {
     while let position = openers.firstIndex(where: { $0.at <= now }) {
       let opener = openers.remove(at: position)
       guard let i = index(of: opener.carrier), opener.isOfPath || !records[i].isUp else {
         continue
       }
-      guard maySend(i, bytes: PathTunables.openerBytes, budget: &budget, now: now) == .yes else {
+      guard
+        maySend(
+          i, bytes: PathTunables.openerBytes, isOpener: !peerNAT.isSymmetric, budget: &budget,
+          now: now) == .yes
+      else {
         counters.openersWithheld &+= 1
         continue
       }

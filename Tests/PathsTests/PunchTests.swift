@@ -391,3 +391,38 @@ private struct End {
   #expect(late.contains { $0.probe.carrier.socket == 17 })
   #expect(late.allSatisfy { $0.probe.carrier.remote == moved.remote })
 }
+
+/// A probe without room comes later. An opener that does is of no use: the other
+/// end's pings have taken our router's port away by then.
+@Test func openersHaveRoomThoughNeighboursUseUpTheBudget() {
+  var end = End(seed: 17)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.paths.setHeld(true, now: start)
+  var all: [Instant] = []
+  func neighbours(for amount: TimeAmount) {
+    let until = end.now + amount
+    while end.now < until {
+      while end.budget.take(publicPeer, bytes: 64, now: end.now) { all.append(end.now) }
+      end.run(for: .milliseconds(10))
+    }
+  }
+  end.budget.keepsOpenerRoom = true
+  neighbours(for: .seconds(15))
+  #expect(all.count > 2 * (PathLimits.probesPerAddress - PathLimits.openersPerAddress) - 1)
+  for _ in 0..<3 {
+    end.sent.removeAll { $0.probe.carrier == reflexive && $0.probe.message == nil }
+    let agreed = end.now + .milliseconds(20)
+    end.meet(in: .milliseconds(20))
+    neighbours(for: .seconds(1))
+    let opened = end.sent.filter { $0.probe.carrier == reflexive && $0.probe.message == nil }
+    #expect(opened.map { $0.at - agreed } == [.zero, .milliseconds(40)])
+    all += opened.map(\.at)
+    neighbours(for: .seconds(19))
+  }
+  all += end.pings(to: publicPeer).map(\.at)
+  all.sort()
+  for first in all.indices {
+    let count = all[first...].prefix { $0 - all[first] < PathLimits.budgetWindow }.count
+    #expect(count <= PathLimits.probesPerAddress)
+  }
+}
