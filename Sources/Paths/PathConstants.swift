@@ -144,7 +144,7 @@ package enum PathTunables {
   /// half the age of the round; between two rounds they provoke.
   package static let triggeredGap = TimeAmount.milliseconds(50)
   package static let triggeredRound = TimeAmount.seconds(1)
-  /// A learnt address that stays unproven is forgotten when silent for so long.
+  /// A learnt address that is no path is forgotten when silent for so long.
   package static let learntMemory = TimeAmount.seconds(60)
 
   // Liveness.

@@ -426,3 +426,76 @@ private struct End {
     #expect(count <= PathLimits.probesPerAddress)
   }
 }
+
+private let formerPort = Carrier.udp(socket: 1, remote: Endpoint(publicPeer, 5000))
+
+extension End {
+  /// A path from a port that a packet of the peer came from; then silence.
+  /// - Returns: when it was lost.
+  fileprivate mutating func loseLearntPath() -> Instant {
+    paths.sessionEstablished(through: relay, now: now)
+    paths.setHeld(true, now: now)
+    paths.received(from: formerPort, bytes: 64, carriesData: false, now: now)
+    answerLastPing(through: formerPort)
+    #expect(paths.hasDatagramPath)
+    while paths.hasDatagramPath { run(for: .milliseconds(10)) }
+    sent.removeAll()
+    return now
+  }
+
+  fileprivate var knowsFormerPort: Bool {
+    paths.snapshots.contains { $0.carrier == formerPort }
+  }
+}
+
+/// Each loss leaves another port behind that nobody answers at.
+@Test func formerMappingsAreAskedAtAgreedStartsAndThenForgotten() {
+  for peer in [symmetric, portRestricted] {
+    var end = End(seed: 18, peer: peer)
+    let lost = end.loseLearntPath()
+    end.run(for: .seconds(20))
+    func askedAfter(_ from: Instant) -> [TimeAmount] {
+      end.sent.filter { $0.probe.carrier == formerPort && $0.at >= from }.map { $0.at - from }
+    }
+    #expect(askedAfter(lost).contains { $0 < .seconds(1) }, "it may be a short outage")
+    #expect(askedAfter(lost).allSatisfy { $0 <= .seconds(6) })
+    let agreed = end.now
+    end.meet()
+    end.run(for: .seconds(20))
+    #expect(!askedAfter(agreed).isEmpty)
+    #expect(askedAfter(agreed).allSatisfy { $0 <= .seconds(6) })
+    end.run(for: .seconds(30))
+    #expect(!end.knowsFormerPort)
+  }
+}
+
+/// Where no NAT stands before the peer the address may come back at any time.
+@Test func learntAddressesWithoutANATAreAskedForAMinuteAndThenForgotten() {
+  let firewalled = NATFacts(mapping: .none, filtering: .addressAndPortDependent)
+  var end = End(seed: 19, peer: firewalled)
+  let lost = end.loseLearntPath()
+  end.run(for: .seconds(58))
+  let asked = end.pings(to: publicPeer)
+  #expect((asked.last?.at ?? start) - lost > .seconds(55))
+  end.run(for: .seconds(10))
+  #expect(!end.knowsFormerPort)
+}
+
+@Test func learntAddressesThatWereLetGoAreAskedOnceMore() {
+  var end = End(seed: 20, peer: .unknown)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.paths.received(from: formerPort, bytes: 64, carriesData: false, now: start)
+  end.answerLastPing(through: formerPort)
+  while !end.paths.isLetGo {
+    end.run(for: .milliseconds(100))
+    end.answerLastPing(through: formerPort)
+  }
+  end.run(for: .minutes(30))
+  #expect(end.knowsFormerPort)
+  end.sent.removeAll()
+  end.paths.punch(at: end.now, now: end.now)
+  end.run(for: .seconds(1))
+  #expect(!end.pings(to: publicPeer).isEmpty)
+  end.answerLastPing(through: formerPort)
+  #expect(end.paths.hasDatagramPath)
+}
