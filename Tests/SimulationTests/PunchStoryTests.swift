@@ -1,5 +1,5 @@
 /// Agreed starts among neighbours: who shares an address with others still gets
-/// through.
+/// through, and both ends begin once.
 import Bytes
 import NAT
 import NodeCore
@@ -48,6 +48,34 @@ import Testing
       let isFound = world.run(for: .seconds(70)) { [self] in isDirect($0, 0, 2) }
       let roads = isFound ? [] : world.nodes[0].roads(to: world.nodes[2])
       #expect(isFound, "seed \(seed): \(roads)")
+      #expect(world.violations == [], "seed \(seed): \(world.violations)")
+    }
+  }
+
+  /// Both wait equally long for the next start, so their requests cross.
+  @Test func bothEndsBeginOnceThoughTheirRequestsCross() {
+    for seed: UInt64 in 1...6 {
+      let world = World(seed: seed)
+      _ = world.addHome(kind: .symmetricRandom, nodes: 1)
+      _ = world.addHome(kind: .symmetricRandom, nodes: 1)
+      world.nodes[0].uplinkSettings.delay = .milliseconds(20)
+      world.nodes[1].uplinkSettings.delay = .milliseconds(70)
+      world.server.start()
+      for node in world.nodes { node.start() }
+      world.run(for: .seconds(10))
+      keepAsking(world, 0, 1)
+      world.run(for: .minutes(3))
+      let starts = (0..<2).map { index in
+        let node = world.nodes[index]
+        return (node.node?.status(of: world.nodes[1 - index].name, now: world.now)?.history ?? [])
+          .filter { $0.reason == .punchStarted }.map(\.at)
+      }
+      #expect(starts[0].count >= 4, "seed \(seed)")
+      #expect(starts[0].count == starts[1].count, "seed \(seed): \(starts.map(\.count))")
+      for (one, other) in zip(starts[0], starts[1]) {
+        #expect(
+          max(one, other) - min(one, other) < .milliseconds(200), "seed \(seed): \(starts)")
+      }
       #expect(world.violations == [], "seed \(seed): \(world.violations)")
     }
   }
