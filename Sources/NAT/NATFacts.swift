@@ -99,6 +99,9 @@ package struct NATFacts: Hashable, Sendable {
     filtering == .addressDependent || filtering == .addressAndPortDependent
   }
 
+  /// Known to put other endpoints in place of our own.
+  package var isTranslating: Bool { mapping != .unknown && mapping != .none }
+
   /// Outside ports cannot be known beforehand.
   package var isSymmetric: Bool {
     mapping == .addressDependent || mapping == .addressAndPortDependent

@@ -176,6 +176,7 @@ extension Node {
     else {
       waysOut[index].mapped = nil
       waysOut[index].facts = .unknown
+      budget.keepsOpenerRoom = !natFacts.isOpen
       return
     }
     waysOut[index].isWaitingForSockets = true
@@ -301,6 +302,7 @@ extension Node {
   private func found(_ facts: NATFacts, _ index: Int, now: Instant) {
     let before = waysOut[index].facts
     waysOut[index].facts = facts
+    budget.keepsOpenerRoom = !natFacts.isOpen
     guard before != facts else { return }
     // TCP is what is left: the first meeting should know where it leaves us.
     if facts.isUDPBlocked, !before.isUDPBlocked { learnStreamMapping(now: now) }

@@ -59,6 +59,9 @@ extension Node {
 
   /// PunchStart: the server names the peer's candidates and our channel.
   func met(_ peer: Peer, _ punch: PunchStart, now: Instant) {
+    // The answer to our own request, which crossed the peer's: we have begun, and a
+    // second volley would come later than the peer's and use up what both may send.
+    let hasBegun = peer.lastSession == punch.session
     peer.meeting = .met(session: punch.session)
     peer.lastSession = punch.session
     peer.announcedIncarnation = punch.incarnation
@@ -75,10 +78,15 @@ extension Node {
     keepReflexive(punch.candidates, of: peer, now: now)
     // By TCP, then: where it leaves our NAT is asked at once.
     if natFacts.isUDPBlocked || punch.nat.isUDPBlocked { learnStreamMapping(now: now) }
-    let start = now + .milliseconds(Int64(punch.delayMilliseconds))
-    peer.paths.punch(at: start, now: now)
-    addCandidates(punch.candidates, to: peer, now: now)
-    dialStreams(to: peer, at: start, now: now)
+    if hasBegun, Self.datagrams(punch.candidates) == Self.datagrams(peer.named) {
+      setStreamCandidates(punch.candidates, of: peer, now: now)
+      peer.named = punch.candidates
+    } else {
+      let start = now + .milliseconds(Int64(punch.delayMilliseconds))
+      peer.paths.punch(at: start, now: now)
+      addCandidates(punch.candidates, to: peer, now: now)
+      dialStreams(to: peer, at: start, now: now)
+    }
     // The server may have gathered its list before it heard of it; and what goes
     // on from an earlier start is news for a peer that begins now.
     let isNews = now - streamsNamedAt < NodeLimits.connectRetry || peer.dialer.isPunching
@@ -100,9 +108,6 @@ extension Node {
 
   /// News of the peer in a meeting that goes on.
   func updated(_ peer: Peer, _ update: MeetingUpdate, now: Instant) {
-    func datagrams(_ list: [SignalledCandidate]) -> Set<SignalledCandidate> {
-      Set(list.filter { $0.transport == .udp })
-    }
     let isOfStreams =
       update.isDialling || update.nat != peer.nat || update.candidates != peer.named
     if peer.nat != update.nat {
@@ -113,7 +118,7 @@ extension Node {
     }
     // Datagram candidates that are named again get a fresh round; news of TCP is no
     // reason for one.
-    if isOfStreams, datagrams(update.candidates) == datagrams(peer.named) {
+    if isOfStreams, Self.datagrams(update.candidates) == Self.datagrams(peer.named) {
       peer.named = update.candidates
       setStreamCandidates(update.candidates, of: peer, now: now)
     } else {
@@ -121,6 +126,10 @@ extension Node {
     }
     if update.isDialling { peer.dialer.peerIsDialling(now: now) }
     touch(peer)
+  }
+
+  private static func datagrams(_ list: [SignalledCandidate]) -> Set<SignalledCandidate> {
+    Set(list.filter { $0.transport == .udp })
   }
 
   private func receiveInitiation(_ bytes: [UInt8], of peer: Peer, now: Instant) {

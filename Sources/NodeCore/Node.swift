@@ -54,7 +54,7 @@ package final class Node {
   var lastPeer: Peer?
   /// Peers with something to send or tell.
   var touched: [Int] = []
-  var budget = ProbeBudget()
+  var budget = ProbeBudget(keepsOpenerRoom: true)
 
   // Signalling
   var signal = SignalState.down

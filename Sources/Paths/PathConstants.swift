@@ -76,6 +76,9 @@ package enum PathLimits {
   /// learnt where its allocator stands.
   package static let predictedBefore = 32
   package static let guessRounds = 2
+  /// Of `probesPerAddress`, behind a NAT kept for openers: two pairs' at one
+  /// moment, or one of each of four.
+  package static let openersPerAddress = 4
   /// Openers waiting for their moment.
   package static let pendingOpeners = 64
 }
@@ -141,7 +144,7 @@ package enum PathTunables {
   /// half the age of the round; between two rounds they provoke.
   package static let triggeredGap = TimeAmount.milliseconds(50)
   package static let triggeredRound = TimeAmount.seconds(1)
-  /// A learnt address that stays unproven is forgotten when silent for so long.
+  /// A learnt address that is no path is forgotten when silent for so long.
   package static let learntMemory = TimeAmount.seconds(60)
 
   // Liveness.

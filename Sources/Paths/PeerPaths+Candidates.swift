@@ -255,9 +255,10 @@ extension PeerPaths {
     guard !records[i].isUp else { return }
     // A lost path is asked now, not after its first wait.
     if waitsForAgreement(i), now - punchStart >= PathTunables.punchSpan {
-      records[i].state = .resting
       records[i].wantsPing = false
-      records[i].nextAction = .distantFuture
+      records[i].nextAction = restsUntil(i)
+      // A former mapping is still on its way to be forgotten.
+      if records[i].nextAction == .distantFuture { records[i].state = .resting }
       return
     }
     let start = max(now, records[i].earliestPing)

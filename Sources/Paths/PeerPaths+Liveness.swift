@@ -14,7 +14,7 @@ extension PeerPaths {
     }
     switch records[i].state {
     case .up: servicePath(i, now: now)
-    case .lost: serviceLost(i, now: now)
+    case .lost: return serviceLost(i, now: now)
     case .waiting, .probing, .resting: return serviceCandidate(i, now: now)
     }
     return true
@@ -87,12 +87,17 @@ extension PeerPaths {
   }
 
   /// A path that was: asked quickly at first, so that its return is seen.
-  private mutating func serviceLost(_ i: Int, now: Instant) {
+  /// False when it was removed.
+  private mutating func serviceLost(_ i: Int, now: Instant) -> Bool {
+    if records[i].source == .fromPacket, now >= forgetsAt(i) {
+      remove(i, reason: .candidateForgotten, now: now)
+      return false
+    }
     if waitsForAgreement(i),
       now - max(records[i].since, punchStart) > PathTunables.lostSpan
     {
-      records[i].nextAction = .distantFuture
-      return
+      records[i].nextAction = restsUntil(i)
+      return true
     }
     let sent = records[i].roundProbes
     records[i].roundProbes += 1
@@ -110,6 +115,19 @@ extension PeerPaths {
     }
     // A connection that does not answer is not dialled anew by pings; spare it.
     records[i].nextAction = now + jittered(wait)
+    return true
+  }
+
+  /// When a lost path that was learnt from a packet is forgotten: the peer has
+  /// sent from elsewhere or not at all since then, and where it is to be found
+  /// is named in each meeting.
+  private func forgetsAt(_ i: Int) -> Instant {
+    max(records[i].since, records[i].lastHeard) + PathTunables.learntMemory
+  }
+
+  /// A record that waits for an agreed start need not be looked at before.
+  func restsUntil(_ i: Int) -> Instant {
+    records[i].source == .fromPacket && records[i].state == .lost ? forgetsAt(i) : .distantFuture
   }
 
   /// ±10 %, so that two ends and many peers do not move in step.

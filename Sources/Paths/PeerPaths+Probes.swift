@@ -52,7 +52,7 @@ extension PeerPaths {
   /// Whether a packet of `bytes` may go to record `i` now; takes it from the
   /// allowances when it may.
   mutating func maySend(
-    _ i: Int, bytes: Int, budget: inout ProbeBudget, now: Instant
+    _ i: Int, bytes: Int, isOpener: Bool = false, budget: inout ProbeBudget, now: Instant
   ) -> Permission {
     guard records[i].isDatagram, !records[i].isUp else { return .yes }
     // What it sent us itself, three times over, it may get back; to one that
@@ -63,10 +63,10 @@ extension PeerPaths {
     }
     if records[i].source == .fromPacket && !records[i].wasProven { return .factor }
     let address = records[i].carrier.remote.address
-    guard budget.take(address, bytes: bytes, now: now) else {
-      return .budget(budget.nextFree(address, now: now))
-    }
-    return .yes
+    let isTaken =
+      isOpener
+      ? budget.takeOpener(address, now: now) : budget.take(address, bytes: bytes, now: now)
+    return isTaken ? .yes : .budget(budget.nextFree(address, now: now))
   }
 
   private mutating func nextPong(budget: inout ProbeBudget, now: Instant) -> PathProbe? {

@@ -158,11 +158,21 @@ extension PeerPaths {
   /// that the peer cannot guess: a symmetric one, or the way round a port that
   /// a firewalled peer took by knocking first (RECIPES R10, "masq-open").
   func waitsForAgreement(_ i: Int) -> Bool {
-    if records[i].isBehindNAT { return true }
+    if records[i].isBehindNAT || isFormerMapping(i) { return true }
     guard localNAT.isSymmetric || localNAT.mapping != .none && peerNAT.isFiltering,
       records[i].isDatagram, records[i].source == .signalled
     else { return false }
     return !isOnOurLink(records[i].carrier.remote.address)
+  }
+
+  /// Where a packet of the peer came from once: a mapping of its NAT, which may
+  /// have ended with the path. One that maps anew for every address leaves
+  /// another behind with each loss, and all of them share the budget of its
+  /// address with the neighbours there.
+  func isFormerMapping(_ i: Int) -> Bool {
+    records[i].state == .lost && records[i].source == .fromPacket
+      && peerNAT.isTranslating && records[i].carrier.remote.address.isV4
+      && !isOnOurLink(records[i].carrier.remote.address)
   }
 
   /// No router of ours stands before it.
@@ -188,14 +198,19 @@ extension PeerPaths {
     return next
   }
 
-  /// An opener that is due; it needs no keys.
+  /// An opener that is due; it needs no keys. Where the peer will come from
+  /// another port it takes the room of others, if there is some.
   package mutating func pollOpener(budget: inout ProbeBudget, now: Instant) -> PathProbe? {
     while let position = openers.firstIndex(where: { $0.at <= now }) {
       let opener = openers.remove(at: position)
       guard let i = index(of: opener.carrier), opener.isOfPath || !records[i].isUp else {
         continue
       }
-      guard maySend(i, bytes: PathTunables.openerBytes, budget: &budget, now: now) == .yes else {
+      guard
+        maySend(
+          i, bytes: PathTunables.openerBytes, isOpener: !peerNAT.isSymmetric, budget: &budget,
+          now: now) == .yes
+      else {
         counters.openersWithheld &+= 1
         continue
       }
@@ -449,5 +464,16 @@ extension PeerPaths {
       lower(i, reason: .letGo, now: now)
     }
     for i in records.indices { records[i].nextAction = .distantFuture }
+  }
+
+  /// The pair is wanted again. A learnt address that it let go of may still be
+  /// right: it is lost from now on, not since then.
+  mutating func takeUp(now: Instant) {
+    guard isLetGo else { return }
+    isLetGo = false
+    for i in records.indices
+    where records[i].state == .lost && records[i].source == .fromPacket {
+      records[i].since = now
+    }
   }
 }

@@ -158,7 +158,7 @@ extension PeerPaths {
 
   /// Traffic after a long pause: holes may have closed meanwhile. Ask all.
   mutating func awaken(now: Instant) {
-    isLetGo = false
+    takeUp(now: now)
     if hasSession, !hasDatagramPath { punchAgainAt = now }
     for i in records.indices {
       if records[i].isUp {

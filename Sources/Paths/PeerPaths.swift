@@ -119,7 +119,7 @@ package struct PeerPaths: Sendable {
     noteTime(now)
     if isNew {
       lastActivity = now
-      isLetGo = false
+      takeUp(now: now)
       if !hasDatagramPath { punchAgainAt = min(punchAgainAt, now + PathTunables.roundWaits[0]) }
       for i in records.indices where !records[i].isUp {
         startRound(i, now: now)
@@ -179,7 +179,7 @@ package struct PeerPaths: Sendable {
   private mutating func startAll(_ reason: PathReason, now: Instant) {
     noteTime(now)
     note(reason, .udp(socket: 0, remote: .none), lane: nil, Int64(records.count), 0, now)
-    isLetGo = false
+    takeUp(now: now)
     punchTries = 0
     forgetGaps(now: now)
     // Our own new mapping has to be found out first.

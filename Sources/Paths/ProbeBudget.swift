@@ -8,20 +8,33 @@
 #endif
 
 /// At most 20 packets and 3,000 bytes to one unanswered IP address in any 10 s.
+/// Behind a NAT some of that room is the openers': a probe that waits for room comes
+/// later, an opener that comes later is of no use, and the pings of the other end
+/// take our router's port away until then.
 package struct ProbeBudget: Sendable {
   private struct Window: Sendable {
     var times = InlineArray<20, Instant>(repeating: .distantPast)
     var sizes = InlineArray<20, Int32>(repeating: 0)
+    var areOpeners = InlineArray<20, Bool>(repeating: false)
     var head = 0
     var count = 0
     var bytes = 0
+    var openers = 0
 
     mutating func expire(_ now: Instant) {
       while count > 0, now - times[head] >= PathLimits.budgetWindow {
         bytes -= Int(sizes[head])
+        if areOpeners[head] { openers -= 1 }
         head = (head + 1) % PathLimits.probesPerAddress
         count -= 1
       }
+    }
+
+    /// Whether `packets` more, of so many bytes in all, fit that are no openers.
+    func holds(_ packets: Int, bytes more: Int, keepingRoom: Bool) -> Bool {
+      let kept = keepingRoom ? max(0, PathLimits.openersPerAddress - openers) : 0
+      return count + packets + kept <= PathLimits.probesPerAddress
+        && bytes + more + kept * PathTunables.openerBytes <= PathLimits.bytesPerAddress
     }
   }
 
@@ -38,7 +51,10 @@ package struct ProbeBudget: Sendable {
   /// Rounds of guessed ports, per address: when room was taken, packets.
   private var guesses: [IPAddress: [(at: Instant, packets: Int)]] = [:]
 
-  package init() {}
+  /// Openers may be wanted: a NAT stands before us, or may.
+  package var keepsOpenerRoom: Bool
+
+  package init(keepsOpenerRoom: Bool = false) { self.keepsOpenerRoom = keepsOpenerRoom }
 
   /// Addresses remembered now.
   package var addressCount: Int { windows.count }
@@ -51,7 +67,28 @@ package struct ProbeBudget: Sendable {
       guard windows.count < PathLimits.budgetAddresses else { return false }
     }
     let ahead = settle(address, now: now)
-    return take(&windows[address, default: Window()], bytes, ahead: ahead, now)
+    var window = windows[address] ?? Window()
+    defer { windows[address] = window }
+    window.expire(now)
+    let room = ahead * StreamLimits.synBytes + bytes
+    guard window.holds(ahead + 1, bytes: room, keepingRoom: keepsOpenerRoom) else { return false }
+    return take(&window, bytes, now)
+  }
+
+  /// The same for an opener, which may take the room that is kept for openers.
+  package mutating func takeOpener(_ address: IPAddress, now: Instant) -> Bool {
+    if windows[address] == nil {
+      if windows.count >= PathLimits.budgetAddresses { purge(now) }
+      guard windows.count < PathLimits.budgetAddresses else { return false }
+    }
+    let ahead = settle(address, now: now)
+    var window = windows[address] ?? Window()
+    defer { windows[address] = window }
+    window.expire(now)
+    let bytes = window.bytes + ahead * StreamLimits.synBytes + PathTunables.openerBytes
+    guard window.count + ahead < PathLimits.probesPerAddress, bytes <= PathLimits.bytesPerAddress
+    else { return false }
+    return take(&window, PathTunables.openerBytes, isOpener: true, now)
   }
 
   /// Takes room for the SYNs of one connection, the first at `start`; all or none.
@@ -68,8 +105,10 @@ package struct ProbeBudget: Sendable {
     let soon = offsets.count { start + $0 < now + PathLimits.budgetWindow }
     guard var window = windows[address] else { return false }
     window.expire(now)
-    guard window.count + ahead + soon <= PathLimits.probesPerAddress,
-      window.bytes + (ahead + soon) * StreamLimits.synBytes <= PathLimits.bytesPerAddress
+    guard
+      window.holds(
+        ahead + soon, bytes: (ahead + soon) * StreamLimits.synBytes,
+        keepingRoom: keepsOpenerRoom)
     else { return false }
     expected[address, default: []] += offsets.map { start + $0 }
     return true
@@ -101,8 +140,10 @@ package struct ProbeBudget: Sendable {
     let ahead = settle(address, now: now)
     guard var window = windows[address] else { return false }
     window.expire(now)
-    guard window.count + ahead + packets <= PathLimits.probesPerAddress,
-      window.bytes + (ahead + packets) * StreamLimits.synBytes <= PathLimits.bytesPerAddress
+    guard
+      window.holds(
+        ahead + packets, bytes: (ahead + packets) * StreamLimits.synBytes,
+        keepingRoom: keepsOpenerRoom)
     else { return false }
     held[address, default: []].append(Hold(packets: packets, until: until))
     return true
@@ -126,7 +167,7 @@ package struct ProbeBudget: Sendable {
     guard var times = expected[address] else { return room }
     for time in times.sorted() where time <= now {
       guard now - time < PathLimits.budgetWindow else { continue }
-      _ = take(&windows[address, default: Window()], StreamLimits.synBytes, ahead: 0, time)
+      _ = take(&windows[address, default: Window()], StreamLimits.synBytes, time)
     }
     times.removeAll { $0 <= now }
     expected[address] = times.isEmpty ? nil : times
@@ -134,17 +175,19 @@ package struct ProbeBudget: Sendable {
   }
 
   private func take(
-    _ window: inout Window, _ bytes: Int, ahead: Int, _ now: Instant
+    _ window: inout Window, _ bytes: Int, isOpener: Bool = false, _ now: Instant
   ) -> Bool {
     window.expire(now)
-    guard window.count + ahead < PathLimits.probesPerAddress,
-      window.bytes + ahead * StreamLimits.synBytes + bytes <= PathLimits.bytesPerAddress
+    guard window.count < PathLimits.probesPerAddress,
+      window.bytes + bytes <= PathLimits.bytesPerAddress
     else { return false }
     let slot = (window.head + window.count) % PathLimits.probesPerAddress
     window.times[slot] = now
     window.sizes[slot] = Int32(bytes)
+    window.areOpeners[slot] = isOpener
     window.count += 1
     window.bytes += bytes
+    if isOpener { window.openers += 1 }
     return true
   }
 

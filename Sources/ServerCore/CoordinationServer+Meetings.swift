@@ -88,11 +88,16 @@ extension CoordinationServer {
         hasEveryChannel(meeting)
       else { return false }
       statistics.crossings += 1
+      let known = update(of: meeting, for: 0, now: now)
       meeting.candidates[1] = connect.candidates
       meeting.nats[1] = connect.nat
       punch(meeting, side: 1, request: request, now: now)
-      if let other = meeting.initiator.connection {
-        send(.candidates(update(of: meeting, for: 0, now: now)), to: other)
+      let news = update(of: meeting, for: 0, now: now)
+      // Whoever hears the same again would begin anew.
+      if let other = meeting.initiator.connection,
+        news.nat != known.nat || Set(news.candidates) != Set(known.candidates)
+      {
+        send(.candidates(news), to: other)
       }
       return true
     }

@@ -391,3 +391,111 @@ private struct End {
   #expect(late.contains { $0.probe.carrier.socket == 17 })
   #expect(late.allSatisfy { $0.probe.carrier.remote == moved.remote })
 }
+
+/// A probe without room comes later. An opener that does is of no use: the other
+/// end's pings have taken our router's port away by then.
+@Test func openersHaveRoomThoughNeighboursUseUpTheBudget() {
+  var end = End(seed: 17)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.paths.setHeld(true, now: start)
+  var all: [Instant] = []
+  func neighbours(for amount: TimeAmount) {
+    let until = end.now + amount
+    while end.now < until {
+      while end.budget.take(publicPeer, bytes: 64, now: end.now) { all.append(end.now) }
+      end.run(for: .milliseconds(10))
+    }
+  }
+  end.budget.keepsOpenerRoom = true
+  neighbours(for: .seconds(15))
+  #expect(all.count > 2 * (PathLimits.probesPerAddress - PathLimits.openersPerAddress) - 1)
+  for _ in 0..<3 {
+    end.sent.removeAll { $0.probe.carrier == reflexive && $0.probe.message == nil }
+    let agreed = end.now + .milliseconds(20)
+    end.meet(in: .milliseconds(20))
+    neighbours(for: .seconds(1))
+    let opened = end.sent.filter { $0.probe.carrier == reflexive && $0.probe.message == nil }
+    #expect(opened.map { $0.at - agreed } == [.zero, .milliseconds(40)])
+    all += opened.map(\.at)
+    neighbours(for: .seconds(19))
+  }
+  all += end.pings(to: publicPeer).map(\.at)
+  all.sort()
+  for first in all.indices {
+    let count = all[first...].prefix { $0 - all[first] < PathLimits.budgetWindow }.count
+    #expect(count <= PathLimits.probesPerAddress)
+  }
+}
+
+private let formerPort = Carrier.udp(socket: 1, remote: Endpoint(publicPeer, 5000))
+
+extension End {
+  /// A path from a port that a packet of the peer came from; then silence.
+  /// - Returns: when it was lost.
+  fileprivate mutating func loseLearntPath() -> Instant {
+    paths.sessionEstablished(through: relay, now: now)
+    paths.setHeld(true, now: now)
+    paths.received(from: formerPort, bytes: 64, carriesData: false, now: now)
+    answerLastPing(through: formerPort)
+    #expect(paths.hasDatagramPath)
+    while paths.hasDatagramPath { run(for: .milliseconds(10)) }
+    sent.removeAll()
+    return now
+  }
+
+  fileprivate var knowsFormerPort: Bool {
+    paths.snapshots.contains { $0.carrier == formerPort }
+  }
+}
+
+/// Each loss leaves another port behind that nobody answers at.
+@Test func formerMappingsAreAskedAtAgreedStartsAndThenForgotten() {
+  for peer in [symmetric, portRestricted] {
+    var end = End(seed: 18, peer: peer)
+    let lost = end.loseLearntPath()
+    end.run(for: .seconds(20))
+    func askedAfter(_ from: Instant) -> [TimeAmount] {
+      end.sent.filter { $0.probe.carrier == formerPort && $0.at >= from }.map { $0.at - from }
+    }
+    #expect(askedAfter(lost).contains { $0 < .seconds(1) }, "it may be a short outage")
+    #expect(askedAfter(lost).allSatisfy { $0 <= .seconds(6) })
+    let agreed = end.now
+    end.meet()
+    end.run(for: .seconds(20))
+    #expect(!askedAfter(agreed).isEmpty)
+    #expect(askedAfter(agreed).allSatisfy { $0 <= .seconds(6) })
+    end.run(for: .seconds(30))
+    #expect(!end.knowsFormerPort)
+  }
+}
+
+/// Where no NAT stands before the peer the address may come back at any time.
+@Test func learntAddressesWithoutANATAreAskedForAMinuteAndThenForgotten() {
+  let firewalled = NATFacts(mapping: .none, filtering: .addressAndPortDependent)
+  var end = End(seed: 19, peer: firewalled)
+  let lost = end.loseLearntPath()
+  end.run(for: .seconds(58))
+  let asked = end.pings(to: publicPeer)
+  #expect((asked.last?.at ?? start) - lost > .seconds(55))
+  end.run(for: .seconds(10))
+  #expect(!end.knowsFormerPort)
+}
+
+@Test func learntAddressesThatWereLetGoAreAskedOnceMore() {
+  var end = End(seed: 20, peer: .unknown)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.paths.received(from: formerPort, bytes: 64, carriesData: false, now: start)
+  end.answerLastPing(through: formerPort)
+  while !end.paths.isLetGo {
+    end.run(for: .milliseconds(100))
+    end.answerLastPing(through: formerPort)
+  }
+  end.run(for: .minutes(30))
+  #expect(end.knowsFormerPort)
+  end.sent.removeAll()
+  end.paths.punch(at: end.now, now: end.now)
+  end.run(for: .seconds(1))
+  #expect(!end.pings(to: publicPeer).isEmpty)
+  end.answerLastPing(through: formerPort)
+  #expect(end.paths.hasDatagramPath)
+}

@@ -85,6 +85,30 @@ import Testing
     #expect(world.server.router.openChannelCount == 1)
   }
 
+  /// Whoever is told the same again would begin its volley again.
+  @Test func aCrossingRequestIsToldOnlyWhenItSaysSomethingNew() throws {
+    let world = World()
+    let (a, b) = Self.two(world)
+    func updates() -> [MeetingUpdate] {
+      a.pushes.compactMap { if case .candidates(let update) = $0 { update } else { nil } }
+    }
+    _ = world.meet(a, "b")
+    guard case .punchStart = b.answer(world.meet(b, "a")) else {
+      Issue.record("no answer")
+      return
+    }
+    #expect(world.server.statistics.crossings == 1 && updates().isEmpty)
+    world.now = world.now + .seconds(3)
+    _ = world.meet(a, "b")
+    let found = SignalledCandidate(
+      kind: .serverReflexive, transport: .udp, endpoint: Endpoint(IPAddress(203, 0, 113, 2), 777))
+    _ = world.ask(
+      .connect(ConnectRequest(peer: "a", candidates: [found], nat: .unknown, initiation: [])),
+      from: b)
+    #expect(world.server.statistics.crossings == 2)
+    #expect(updates().count == 1 && updates().first?.candidates.contains(found) == true)
+  }
+
   @Test func aMeetingWaitsForTheOthersLegButNotForEver() throws {
     let world = World()
     let (a, b) = Self.two(world, legs: false)
