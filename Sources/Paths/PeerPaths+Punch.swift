@@ -274,9 +274,15 @@ extension PeerPaths {
       reflexive.address == context.serverSeesPeer
     else { return }
     if var running = guess {
+      guard running.target != reflexive, running.address == reflexive.address else { return }
+      if running.role == .moving {
+        // The peer's NAT has put it elsewhere since the last start.
+        running.target = reflexive
+        guess = running
+        return
+      }
       // A newer mapping of an allocator that counts: begin again from there.
-      guard running.role == .fixed, peerNAT.allocatorStep != 0, running.target != reflexive
-      else { return }
+      guard peerNAT.allocatorStep != 0 else { return }
       running.target = reflexive
       if running.ports.isEmpty, running.roundsLeft < PathLimits.guessRounds {
         running.nextAction = now

@@ -499,3 +499,24 @@ extension End {
   end.answerLastPing(through: formerPort)
   #expect(end.paths.hasDatagramPath)
 }
+
+/// The fixed end asks STUN when it hears of a start, and may find that its router
+/// has forgotten it meanwhile.
+@Test func movingEndAimsWhereThePeerIsNow() {
+  var end = End(seed: 21, local: symmetric)
+  end.paths.sessionEstablished(through: relay, now: start)
+  end.paths.setHeld(true, now: start)
+  end.meet()
+  end.run(for: .milliseconds(200))
+  let moved = Carrier.udp(socket: 1, remote: Endpoint(publicPeer, 4321))
+  end.paths.keepReflexive([moved.remote], now: end.now)
+  end.paths.addCandidate(
+    moved, kind: .serverReflexive, tier: .udpPunch, source: .signalled, now: end.now)
+  end.run(for: .milliseconds(600))
+  let sockets = (100..<100 + UInt32(PathLimits.birthdaySockets)).map { $0 }
+  end.paths.guess(from: sockets, now: end.now)
+  end.run(for: .seconds(9))
+  let guesses = end.sent.filter { $0.probe.carrier.socket >= 100 }
+  #expect(guesses.count == PathLimits.guessRounds * PathLimits.birthdaySockets)
+  #expect(guesses.allSatisfy { $0.probe.carrier.remote == moved.remote })
+}
