@@ -181,11 +181,24 @@ extension Scenario {
     for conversation in world.conversations where conversation.dials > 1 {
       world.violation("conversation \(conversation.summary)")
     }
-    for node in world.nodes
-    where node.sockets.count
-      > world.nodes.count + (node.node?.guessesUnderWay ?? 0) * PathLimits.birthdaySockets
-    {
-      world.violation("\(node.name): \(node.sockets.count) sockets left open")
+    for node in world.nodes {
+      let left = socketsWithoutPath(node).count
+      let guessing = (node.node?.guessesUnderWay ?? 0) * PathLimits.birthdaySockets
+      if left > world.nodes.count + guessing {
+        world.violation("\(node.name): \(left) sockets left open")
+      }
     }
+  }
+
+  /// One guess may hit several ports at once; all of them are paths.
+  private func socketsWithoutPath(_ node: SimulatedNode) -> Set<UInt32> {
+    var sockets = Set(node.sockets.keys)
+    for other in world.nodes where other.index != node.index {
+      let paths = node.node?.status(of: other.name, now: world.now)?.paths ?? []
+      for path in paths where path.state == .up && path.carrier.kind == .udp {
+        sockets.remove(path.carrier.socket)
+      }
+    }
+    return sockets
   }
 }
