@@ -66,6 +66,10 @@ package enum PathLimits {
   package static let guessesPerAddress = 2_304
   package static let guessWindow = TimeAmount.minutes(10)
   package static let guessAddresses = 64
+  /// Pairs that wait for room there, and how long one does that asks no more:
+  /// starts are at most 330 s apart.
+  package static let guessLine = 16
+  package static let guessPatience = TimeAmount.minutes(6)
   /// Ports asked in one round by birthday.
   package static let birthdayPorts = 1_024
   /// Sockets opened for it at the end whose NAT maps at random.

@@ -417,7 +417,9 @@ extension PeerPaths {
       running.role == .moving
       ? [] : isCounted ? predictedPorts(from: running.target.port) : randomPorts()
     let count = running.role == .moving ? running.openSockets.count : ports.count
-    guard count > 0, budget.takeGuesses(running.address, packets: count, now: now) else {
+    guard count > 0,
+      budget.takeGuesses(running.address, packets: count, pair: pairMark, now: now)
+    else {
       note(
         .guessLimited, .udp(socket: 0, remote: running.target), lane: nil, Int64(count), 0, now)
       running.roundsLeft = 0

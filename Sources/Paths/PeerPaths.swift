@@ -27,6 +27,8 @@ package struct PeerPaths: Sendable {
   package internal(set) var counters = PathCounters()
 
   var random: SeededRandom
+  /// Tells this pair from the node's others where they share a budget.
+  let pairMark: UInt64
   var records: [PathRecord] = []
   /// Record of the last carrier looked up: packets come in runs.
   var lastIndex = 0
@@ -104,6 +106,8 @@ package struct PeerPaths: Sendable {
   package init(settings: PathSettings, random: SeededRandom) {
     self.settings = settings
     self.random = random
+    var copy = random
+    pairMark = copy.next()
   }
 
   // MARK: Facts from outside

@@ -50,6 +50,9 @@ package struct ProbeBudget: Sendable {
   private var held: [IPAddress: [Hold]] = [:]
   /// Rounds of guessed ports, per address: when room was taken, packets.
   private var guesses: [IPAddress: [(at: Instant, packets: Int)]] = [:]
+  /// Pairs that were refused room for a round at an address and ask again, in the
+  /// order in which they began to.
+  private var guessLines: [IPAddress: [(pair: UInt64, packets: Int, askedAt: Instant)]] = [:]
 
   /// Openers may be wanted: a NAT stands before us, or may.
   package var keepsOpenerRoom: Bool
@@ -191,22 +194,36 @@ package struct ProbeBudget: Sendable {
     return true
   }
 
-  /// Takes room for a round of `packets` guesses at one address; all or none.
+  /// Takes room for a round of `packets` guesses at one address; all or none, and
+  /// none that a pair needs which waits there for longer. `pair` tells pairs apart.
   package mutating func takeGuesses(
-    _ address: IPAddress, packets: Int, now: Instant
+    _ address: IPAddress, packets: Int, pair: UInt64, now: Instant
   ) -> Bool {
     if guesses[address] == nil, guesses.count >= PathLimits.guessAddresses {
       guesses = guesses.filter { entry in
         entry.value.contains { now - $0.at < PathLimits.guessWindow }
       }
       guard guesses.count < PathLimits.guessAddresses else { return false }
+      guessLines = guessLines.filter { guesses[$0.key] != nil }
     }
     var rounds = guesses[address] ?? []
     rounds.removeAll { now - $0.at >= PathLimits.guessWindow }
+    var line = guessLines[address] ?? []
+    line.removeAll { $0.pair != pair && now - $0.askedAt >= PathLimits.guessPatience }
+    let place = line.firstIndex { $0.pair == pair }
+    let ahead = line[..<(place ?? line.count)].reduce(0) { $0 + $1.packets }
     let isTaken =
-      rounds.reduce(packets) { $0 + $1.packets } <= PathLimits.guessesPerAddress
-    if isTaken, packets > 0 { rounds.append((now, packets)) }
+      rounds.reduce(packets) { $0 + $1.packets } + ahead <= PathLimits.guessesPerAddress
+    if isTaken {
+      if packets > 0 { rounds.append((now, packets)) }
+      if let place { line.remove(at: place) }
+    } else if let place {
+      line[place] = (pair, packets, now)
+    } else if line.count < PathLimits.guessLine {
+      line.append((pair, packets, now))
+    }
     guesses[address] = rounds.isEmpty ? nil : rounds
+    guessLines[address] = line.isEmpty ? nil : line
     return isTaken
   }
 
