@@ -34,7 +34,7 @@ lab: build
 	@bin/martlet lab run --grid --timed $(TIMED) --results lab-results
 	@python3 Tests/Scenarios/survive.py --full
 	@python3 Tests/Scenarios/natdiscovery.py --full
-	@python3 Tests/Scenarios/idle.py
+	@python3 Tests/Scenarios/idle.py --full
 
 ## make bench    speed as ratios against limit programs in the same run
 bench: build
