@@ -63,10 +63,10 @@ extension PeerPaths {
     }
     if records[i].source == .fromPacket && !records[i].wasProven { return .factor }
     let address = records[i].carrier.remote.address
-    let isTaken =
-      isOpener
-      ? budget.takeOpener(address, now: now) : budget.take(address, bytes: bytes, now: now)
-    return isTaken ? .yes : .budget(budget.nextFree(address, now: now))
+    guard budget.take(address, bytes: bytes, isOpener: isOpener, now: now) else {
+      return .budget(budget.nextFree(address, now: now))
+    }
+    return .yes
   }
 
   private mutating func nextPong(budget: inout ProbeBudget, now: Instant) -> PathProbe? {

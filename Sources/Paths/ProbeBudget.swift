@@ -61,10 +61,14 @@ package struct ProbeBudget: Sendable {
 
   /// Addresses remembered now.
   package var addressCount: Int { windows.count }
+  /// Addresses at which pairs wait for room to guess.
+  package var guessLineCount: Int { guessLines.count }
 
   /// Takes room for one packet of `bytes` (as on the carrier); false when the
-  /// address has had enough.
-  package mutating func take(_ address: IPAddress, bytes: Int, now: Instant) -> Bool {
+  /// address has had enough. An opener may take the room that is kept for openers.
+  package mutating func take(
+    _ address: IPAddress, bytes: Int, isOpener: Bool = false, now: Instant
+  ) -> Bool {
     if windows[address] == nil {
       if windows.count >= PathLimits.budgetAddresses { purge(now) }
       guard windows.count < PathLimits.budgetAddresses else { return false }
@@ -74,24 +78,9 @@ package struct ProbeBudget: Sendable {
     defer { windows[address] = window }
     window.expire(now)
     let room = ahead * StreamLimits.synBytes + bytes
-    guard window.holds(ahead + 1, bytes: room, keepingRoom: keepsOpenerRoom) else { return false }
-    return take(&window, bytes, now)
-  }
-
-  /// The same for an opener, which may take the room that is kept for openers.
-  package mutating func takeOpener(_ address: IPAddress, now: Instant) -> Bool {
-    if windows[address] == nil {
-      if windows.count >= PathLimits.budgetAddresses { purge(now) }
-      guard windows.count < PathLimits.budgetAddresses else { return false }
-    }
-    let ahead = settle(address, now: now)
-    var window = windows[address] ?? Window()
-    defer { windows[address] = window }
-    window.expire(now)
-    let bytes = window.bytes + ahead * StreamLimits.synBytes + PathTunables.openerBytes
-    guard window.count + ahead < PathLimits.probesPerAddress, bytes <= PathLimits.bytesPerAddress
+    guard window.holds(ahead + 1, bytes: room, keepingRoom: keepsOpenerRoom && !isOpener)
     else { return false }
-    return take(&window, PathTunables.openerBytes, isOpener: true, now)
+    return take(&window, bytes, isOpener: isOpener, now)
   }
 
   /// Takes room for the SYNs of one connection, the first at `start`; all or none.
@@ -204,12 +193,11 @@ package struct ProbeBudget: Sendable {
         entry.value.contains { now - $0.at < PathLimits.guessWindow }
       }
       guard guesses.count < PathLimits.guessAddresses else { return false }
-      guessLines = guessLines.filter { guesses[$0.key] != nil }
     }
     var rounds = guesses[address] ?? []
     rounds.removeAll { now - $0.at >= PathLimits.guessWindow }
     var line = guessLines[address] ?? []
-    line.removeAll { $0.pair != pair && now - $0.askedAt >= PathLimits.guessPatience }
+    line.removeAll { now - $0.askedAt >= PathLimits.guessPatience }
     let place = line.firstIndex { $0.pair == pair }
     let ahead = line[..<(place ?? line.count)].reduce(0) { $0 + $1.packets }
     let isTaken =
@@ -219,12 +207,23 @@ package struct ProbeBudget: Sendable {
       if let place { line.remove(at: place) }
     } else if let place {
       line[place] = (pair, packets, now)
-    } else if line.count < PathLimits.guessLine {
+    } else if line.count < PathLimits.guessLine, mayQueue(at: address, now: now) {
       line.append((pair, packets, now))
     }
     guesses[address] = rounds.isEmpty ? nil : rounds
     guessLines[address] = line.isEmpty ? nil : line
     return isTaken
+  }
+
+  /// Addresses at which nobody waits any more are forgotten when there are too many.
+  private mutating func mayQueue(at address: IPAddress, now: Instant) -> Bool {
+    guard guessLines[address] == nil, guessLines.count >= PathLimits.guessAddresses else {
+      return true
+    }
+    guessLines = guessLines.filter { entry in
+      entry.value.contains { now - $0.askedAt < PathLimits.guessPatience }
+    }
+    return guessLines.count < PathLimits.guessAddresses
   }
 
   /// So many of a round have not been sent and will not be: a port was hit.

@@ -388,6 +388,20 @@ private struct End {
   #expect(second == [true, true])
 }
 
+/// Pairs that were refused and never came back leave nothing behind.
+@Test func linesForGuessesAreBounded() {
+  var budget = ProbeBudget()
+  var now = start
+  for number in 0..<UInt32(4 * PathLimits.guessAddresses) {
+    now += PathLimits.guessWindow / 16
+    let address = IPAddress(198, 51, UInt8(number >> 8), UInt8(truncatingIfNeeded: number))
+    for pair: UInt64 in 0..<32 {
+      _ = budget.takeGuesses(address, packets: 1_024, pair: pair, now: now)
+    }
+    #expect(budget.guessLineCount > 0 && budget.guessLineCount <= PathLimits.guessAddresses)
+  }
+}
+
 @Test func filtersThatKnowAddressesOnlyNeedNoGuess() {
   let open = NATFacts(mapping: .endpointIndependent, filtering: .addressDependent)
   var end = End(seed: 9, local: open, peer: symmetric)
