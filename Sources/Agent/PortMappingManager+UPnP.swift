@@ -36,17 +36,24 @@ extension PortMappingManager {
     let known = entry.upnp?.router
     let deadline = EventLoop.clock() + PortMapperLimits.upnpPatience
     let work = work
-    let isQueued = submit {
+    upnpOrders += 1
+    let order = upnpOrders
+    let isQueued = submit { () -> Result<UPnPMapping, UPnPFailure> in
       let isWanted = { !work.withLock { $0.isStopping } && EventLoop.clock() < deadline }
       guard isWanted() else { return .failure(.late) }
       let result = UPnPRouter.map(request, known: known, isWanted: isWanted)
-      // Nobody waits for it any more: it must not stay.
-      if case .success(let mapping) = result, work.withLock({ $0.isStopping }) {
-        mapping.remove()
-        return .failure(UPnPFailure.late)
+      guard case .success(let mapping) = result else { return result }
+      // It must not stay when nobody waits for it any more: either the loop has
+      // stopped already, or `stop` finds it here when it comes before our answer.
+      let isAwaited = work.withLock { work in
+        if !work.isStopping { work.unheard[order] = mapping }
+        return !work.isStopping
       }
-      return result
+      if isAwaited { return result }
+      mapping.remove()
+      return .failure(.late)
     } completion: { [weak self, weak entry] result in
+      work.withLock { $0.unheard[order] = nil }
       self?.upnpAnswered(entry, result)
     }
     if !isQueued {

@@ -86,7 +86,10 @@ final class PortMappingManager {
     var isStopping = false
     /// Jobs queued or being done.
     var open = 0
+    /// Made, and not yet heard of by the loop: by number of the order.
+    var unheard: [UInt64: UPnPMapping] = [:]
   }
+  var upnpOrders: UInt64 = 0
 
   init(_ agent: AgentRuntime) {
     self.agent = agent
@@ -211,7 +214,12 @@ final class PortMappingManager {
   func stop() {
     guard !isStopped else { return }
     isStopped = true
-    work.withLock { $0.isStopping = true }
+    let unheard = work.withLock { work in
+      work.isStopping = true
+      defer { work.unheard = [:] }
+      return Array(work.unheard.values)
+    }
+    for mapping in unheard { submit { mapping.remove() } }
     for entry in entries {
       entry.mapper.stop(now: loop.now)
       drain(entry)

@@ -21,6 +21,8 @@ from harness import BIN, Failure, Host, Lab, Report, enter_namespaces, inside, w
 
 TOKEN = "12345678"
 PORT = 27321
+# Of ten ends at that moment four or five left a port, before it was mended.
+MOMENTS = 6
 CHAIN = "prerouting_miniupnpd"
 
 RULES = """
@@ -511,6 +513,20 @@ def main():
             finally:
                 fake.close()
 
+        def stopped_at_that_moment():
+            """The router has opened a port; the agent is told to end before it knows."""
+            home.stop_daemon()
+            fake = FakeIGD(home.second, "192.168.100.5", only_permanent=True)
+            try:
+                for _ in range(MOMENTS):
+                    home.start_agent()
+                    wait_for("the TCP port", lambda: ("TCP", str(PORT)) in fake.mappings, 15, 0.0005)
+                    home.stop_agent()
+                    if fake.mappings:
+                        raise Failure(f"left behind: {fake.mappings}")
+            finally:
+                fake.close()
+
         def pinhole():
             """IPv6 through a link-local gateway: no translation, only a firewall."""
             def ip(host, *words):
@@ -638,6 +654,7 @@ def main():
         report.step("UPnP: where neither is spoken", by_upnp)
         report.step("UPnP: of two routers the connected one", the_router_that_is_connected)
         report.step("UPnP: a private address outside is called double NAT", double_nat)
+        report.step("UPnP: an agent that ends the moment a port is opened leaves none", stopped_at_that_moment)
         report.step("no router answers: said once", nobody_there)
         report.step("a host with a public address asks nobody", public_address)
         report.step("PCP: a pinhole for IPv6, from a link-local gateway", pinhole)
